@@ -1,0 +1,2 @@
+//! Shared kernel and user types.
+#![no_std]
