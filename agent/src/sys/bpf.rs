@@ -1,0 +1,91 @@
+//! Two commands of `bpf(2)` that aya does not offer: replacing the program of a pinned link, and
+//! asking what a pinned link hangs on.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+// enum bpf_cmd, include/uapi/linux/bpf.h
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// `union bpf_attr`, as far as it is used here; the kernel takes the rest as zero.
+#[repr(C, align(8))]
+struct Attr([u32; 32]);
+
+fn bpf(command: libc::c_long, attr: &mut Attr) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a live, aligned value of the size given, and each command used here reads
+    // only the leading fields that its caller has set.
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attr.0.as_mut_ptr(), size_of::<Attr>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done) }
+}
+
+/// Opens the link pinned at `path`.
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Attr([0; 32]);
+    split(path.as_ptr() as u64, &mut attr.0[0..2]);
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts `program` in the place of the one that the link pinned at `path` runs: at no moment is
+/// there none, or both (kernel 5.7).
+///
+/// # Errors
+/// No such pin, or the program is of another kind.
+pub fn update_link(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let link = open(path)?;
+    let mut attr = Attr([0; 32]);
+    attr.0[0] = raw(link.as_raw_fd());
+    attr.0[1] = raw(program.as_raw_fd());
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// What a pinned link hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkTarget {
+    /// First word of the target: a network namespace's inode (0 once it is gone), or the lower
+    /// half of a cgroup's id.
+    pub first: u32,
+    /// Second word: the upper half of a cgroup's id.
+    pub second: u32,
+}
+
+/// Asks what the link pinned at `path` hangs on (kernel 5.8).
+///
+/// # Errors
+/// No such pin, or it is not a link.
+pub fn link_target(path: &Path) -> io::Result<LinkTarget> {
+    let link = open(path)?;
+    // struct bpf_link_info: type, id, prog_id, padding, then the target's own part.
+    let mut info = [0_u32; 32];
+    let mut attr = Attr([0; 32]);
+    attr.0[0] = raw(link.as_raw_fd());
+    attr.0[1] = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+    split(info.as_mut_ptr() as u64, &mut attr.0[2..4]);
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(LinkTarget { first: info[4], second: info[5] })
+}
+
+fn raw(fd: i32) -> u32 {
+    u32::try_from(fd).expect("an open descriptor is not negative")
+}
+
+/// Writes a 64-bit field over two words, in the machine's own order.
+fn split(value: u64, words: &mut [u32]) {
+    let bytes = value.to_ne_bytes();
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+    }
+}

@@ -1,0 +1,61 @@
+//! Where the kernel's own file systems are mounted.
+
+use std::{io, path::{Path, PathBuf}};
+
+/// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// `CGROUP2_SUPER_MAGIC` (include/uapi/linux/magic.h).
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// The first cgroup v2 mount of this mount namespace, if there is one.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn cgroup2() -> io::Result<Option<PathBuf>> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    Ok(first_of_kind(&mounts, "cgroup2"))
+}
+
+fn first_of_kind(mounts: &str, kind: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, path, found) = (fields.next()?, fields.next()?, fields.next()?);
+        (found == kind).then(|| PathBuf::from(path))
+    })
+}
+
+/// Whether `path`, or its nearest parent that exists, lies on a BPF file system.
+///
+/// # Errors
+/// As `statfs(2)`, other than that the path is not there.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let mut at = Some(path);
+    while let Some(here) = at {
+        match rustix::fs::statfs(here) {
+            Ok(stat) => return Ok(i64::from(stat.f_type) == BPF_FS_MAGIC),
+            Err(rustix::io::Errno::NOENT) => at = here.parent(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether `path` is a directory of a cgroup v2 tree.
+///
+/// # Errors
+/// As `statfs(2)`.
+pub fn is_cgroup2(path: &Path) -> io::Result<bool> {
+    Ok(i64::from(rustix::fs::statfs(path)?.f_type) == CGROUP2_SUPER_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_first_mount_of_a_kind() {
+        let mounts = "proc /proc proc rw 0 0\ncgroup /a cgroup rw 0 0\nnone /b cgroup2 rw 0 0\n";
+        assert_eq!(first_of_kind(mounts, "cgroup2"), Some(PathBuf::from("/b")));
+        assert_eq!(first_of_kind("proc /proc proc rw 0 0\n", "cgroup2"), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! Network namespaces: opened once, entered for the length of a closure.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// An open network namespace. It lives as long as this descriptor, even when its pod is gone.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    inode: u64,
+}
+
+impl Netns {
+    /// Opens the namespace mounted at `path` (`/run/netns/…`, `/proc/…/ns/net`).
+    ///
+    /// # Errors
+    /// The path cannot be opened, or is not a namespace (`InvalidInput`).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // The kernel's own file system of namespaces; a plain file left behind by `ip netns` when
+        // its mount is gone would be entered as nothing.
+        let kind = rustix::fs::fstatfs(&file)?.f_type;
+        const NSFS_MAGIC: i64 = 0x6e73_6673;
+        if i64::from(kind) != NSFS_MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a network namespace"));
+        }
+        let inode = file.metadata()?.ino();
+        Ok(Self { file, inode })
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn current() -> io::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The namespace's inode: its name among live namespaces (reused after its end).
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The namespace's cookie: its name for the kernel programs, never reused (kernel 5.14).
+    ///
+    /// # Errors
+    /// The kernel is older than 5.14, or the namespace could not be entered.
+    pub fn cookie(&self) -> io::Result<u64> {
+        self.run(|| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0")
+                .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
+            super::socket::netns_cookie(socket.as_fd())
+        })?
+    }
+
+    /// Runs `work` with the calling thread inside the namespace. Sockets made by it stay there.
+    /// `work` must not block for long and must not await: the whole thread is away meanwhile.
+    ///
+    /// # Errors
+    /// The namespace could not be entered (no `CAP_SYS_ADMIN`).
+    ///
+    /// # Panics
+    /// Ends the process if the thread cannot return: it would otherwise work for the wrong pod.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        struct Home(File);
+        impl Drop for Home {
+            fn drop(&mut self) {
+                if let Err(error) = enter(self.0.as_fd()) {
+                    tracing::error!(%error, "cannot return to the node's network namespace");
+                    std::process::abort();
+                }
+            }
+        }
+        let home = Home(File::open("/proc/thread-self/ns/net")?);
+        enter(self.file.as_fd())?;
+        let done = work();
+        drop(home);
+        Ok(done)
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_file_is_no_namespace() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Netns::open(file.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn the_current_namespace_has_an_inode() {
+        assert_ne!(Netns::current().unwrap().inode(), 0);
+    }
+}
