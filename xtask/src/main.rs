@@ -1,2 +1,47 @@
-//! stub
-fn main() {}
+//! `cargo xtask`: the one entry a person needs to build, test and try Culvert.
+//!
+//! Each command is one file of this crate; each says what it does, shows progress on long steps,
+//! and names the missing permission or tool together with the command that mends it.
+#![forbid(unsafe_code)]
+
+mod build;
+mod build_ebpf;
+mod paths;
+mod run;
+mod setup;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Build, test and try Culvert.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make this machine able to build Culvert and to run its tests; does nothing twice.
+    Setup(setup::Arguments),
+    /// Build the kernel programs.
+    BuildEbpf,
+    /// Build the kernel programs and the `culvert` binary that carries them.
+    Build(build::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::BuildEbpf => build_ebpf::run().map(drop),
+        Command::Build(arguments) => build::run(&arguments).map(drop),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
