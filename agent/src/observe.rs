@@ -1,1 +1,14 @@
-//! TODO
+//! What a flow's life looks like from outside: metrics, the access log, readiness.
+//!
+//! ```text
+//!  pipeline ── FlowLabels ──▶ Metrics::open ──▶ OpenFlow ── close(Reason) ──▶ counters
+//!                                                        └──────────────────▶ access log
+//!  Prometheus ──▶ :15020/metrics          kubelet ──▶ :15021/healthz/ready
+//! ```
+//!
+//! Named by every stage, names none of them: what it must know of a workload it is told as a
+//! [`Party`].
+
+pub mod reason;
+
+pub use reason::{Reason, ResponseFlags};

@@ -1,1 +1,16 @@
-//! TODO
+//! What is where in the mesh, and what of it runs here.
+//!
+//! ```text
+//!  workloads.yaml ─┐
+//!                  ├─▶ file::Source ──▶ watch::Receiver<Arc<Snapshot>> ──▶ capture, policy, tunnel
+//!  policies.yaml ──┘   (checks, watches, keeps the last good state)
+//! ```
+//!
+//! A [`Snapshot`] is replaced as a whole and never changed, so that nobody sees a workload
+//! without the policies that came with it.
+
+mod model;
+mod snapshot;
+
+pub use model::{MtlsMode, PeerAuthentication, Workload, WorkloadKey};
+pub use snapshot::{Snapshot, SnapshotError};

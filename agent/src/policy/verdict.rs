@@ -1,0 +1,54 @@
+//! The words of a verdict.
+
+use std::fmt;
+
+use crate::observe::Reason;
+
+/// What decided a verdict, in the words of the configuration that a reader can look up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// A PeerAuthentication; `port` when its `portLevelMtls` decided.
+    PeerAuthentication {
+        /// Namespace of the policy.
+        namespace: String,
+        /// Name of the policy.
+        name: String,
+        /// The port whose own mode decided.
+        port: Option<u16>,
+    },
+    /// No PeerAuthentication says anything: both plaintext and mutual TLS are taken.
+    Default,
+    /// The peer proved an identity.
+    MutualTls,
+    /// The connection comes from the node that the workload runs on, as the kubelet's probes do.
+    NodeHost,
+    /// The port belongs to the mesh itself.
+    IllegalPort(u16),
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerAuthentication { namespace, name, port: None } => {
+                write!(f, "PeerAuthentication {namespace}/{name}")
+            }
+            Self::PeerAuthentication { namespace, name, port: Some(port) } => {
+                write!(f, "PeerAuthentication {namespace}/{name} (port {port})")
+            }
+            Self::Default => f.write_str("no PeerAuthentication, so PERMISSIVE"),
+            Self::MutualTls => f.write_str("mutual TLS"),
+            Self::NodeHost => f.write_str("node's own host"),
+            Self::IllegalPort(port) => write!(f, "port {port} belongs to the mesh"),
+        }
+    }
+}
+
+/// A flow that must not be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason} ({rule})")]
+pub struct Refusal {
+    /// For metric, log and HBONE status.
+    pub reason: Reason,
+    /// What decided so.
+    pub rule: Rule,
+}

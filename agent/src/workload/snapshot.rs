@@ -1,0 +1,133 @@
+//! The mesh at one moment: immutable, indexed, swapped as a whole.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use culvert_spiffe::TrustDomain;
+
+use super::model::{PeerAuthentication, Workload, WorkloadKey};
+
+/// Everything the agent knows of the mesh at one moment.
+///
+/// Never changed, only replaced: who holds one sees workloads and policies that belong together.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Rises with each snapshot that differs from the one before.
+    pub generation: u64,
+    trust_domain: TrustDomain,
+    root_namespace: String,
+    workloads: Vec<Arc<Workload>>,
+    by_address: HashMap<IpAddr, Arc<Workload>>,
+    by_key: HashMap<WorkloadKey, Arc<Workload>>,
+    // Oldest first, so that the first match of a level is the one that counts.
+    peer_authentications: Vec<PeerAuthentication>,
+}
+
+/// Two entries that cannot both be true.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// Two workloads of one namespace and name.
+    #[error("workload {0} appears twice; give each workload of a namespace its own name")]
+    DuplicateWorkload(WorkloadKey),
+    /// Two workloads with one address.
+    #[error("address {address} belongs to both {first} and {second}; remove it from one of them")]
+    DuplicateAddress {
+        /// The address.
+        address: IpAddr,
+        /// Who had it first.
+        first: WorkloadKey,
+        /// Who claims it too.
+        second: WorkloadKey,
+    },
+}
+
+impl Snapshot {
+    /// Puts a snapshot together.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`] when two workloads share a key or an address.
+    pub fn new(
+        generation: u64,
+        trust_domain: TrustDomain,
+        root_namespace: &str,
+        workloads: Vec<Workload>,
+        mut peer_authentications: Vec<PeerAuthentication>,
+    ) -> Result<Self, SnapshotError> {
+        let workloads: Vec<_> = workloads.into_iter().map(Arc::new).collect();
+        let mut by_address = HashMap::new();
+        let mut by_key = HashMap::with_capacity(workloads.len());
+        for workload in &workloads {
+            if by_key.insert(workload.key(), Arc::clone(workload)).is_some() {
+                return Err(SnapshotError::DuplicateWorkload(workload.key()));
+            }
+            for address in &workload.addresses {
+                let Some(first) = by_address.insert(*address, Arc::clone(workload)) else {
+                    continue;
+                };
+                return Err(SnapshotError::DuplicateAddress {
+                    address: *address,
+                    first: first.key(),
+                    second: workload.key(),
+                });
+            }
+        }
+        peer_authentications.sort_by(|a, b| {
+            (a.created, &a.namespace, &a.name).cmp(&(b.created, &b.namespace, &b.name))
+        });
+        Ok(Self {
+            generation,
+            trust_domain,
+            root_namespace: root_namespace.to_owned(),
+            workloads,
+            by_address,
+            by_key,
+            peer_authentications,
+        })
+    }
+
+    /// Who has this address. An IPv4-mapped IPv6 address finds the IPv4 one.
+    pub fn by_address(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_address.get(&address.to_canonical())
+    }
+
+    /// The workload of that namespace and name.
+    pub fn by_key(&self, key: &WorkloadKey) -> Option<&Arc<Workload>> {
+        self.by_key.get(key)
+    }
+
+    /// The workloads of one node, enrolled or not, in the order of the source.
+    pub fn local<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
+        self.workloads.iter().filter(move |workload| workload.node == node)
+    }
+
+    /// Every workload of the mesh, in the order of the source.
+    pub fn workloads(&self) -> &[Arc<Workload>] {
+        &self.workloads
+    }
+
+    /// Every PeerAuthentication, oldest first.
+    pub fn peer_authentications(&self) -> &[PeerAuthentication] {
+        &self.peer_authentications
+    }
+
+    /// The trust domain of every identity here.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The namespace whose policies without selector hold for the whole mesh.
+    pub fn root_namespace(&self) -> &str {
+        &self.root_namespace
+    }
+
+    /// Whether both say the same about the mesh, whatever their generation.
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain
+            && self.root_namespace == other.root_namespace
+            && self.workloads == other.workloads
+            && self.peer_authentications == other.peer_authentications
+    }
+}
