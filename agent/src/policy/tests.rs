@@ -235,10 +235,10 @@ fn outbound_tunnels_to_enrolled_workloads_only() {
 mod naive {
     use super::*;
 
-    fn oldest<'a>(
-        policies: &'a [PeerAuthentication],
+    fn oldest(
+        policies: &[PeerAuthentication],
         belongs: impl Fn(&PeerAuthentication) -> bool,
-    ) -> Option<&'a PeerAuthentication> {
+    ) -> Option<&PeerAuthentication> {
         let age = |p: &PeerAuthentication| (p.created.unwrap_or(i128::MIN), p.name.clone());
         policies.iter().filter(|p| belongs(p)).min_by_key(|p| age(p))
     }
