@@ -1,1 +1,27 @@
-//! TODO
+//! SVIDs of this node's workloads: asked of the authority, held in memory, renewed in time, and
+//! used for every handshake.
+//!
+//! ```text
+//!  workload added ──hold()──▶ IdentityStore ──one task an identity──▶ CaClient ──TLS──▶ authority
+//!                                  │   ▲                                │
+//!                                  │   └──────── Svid, trust bundle ◀───┘
+//!  connection ──svid()────────────▶│
+//!                                  └──▶ Arc<Svid> ──▶ handshake::{accept, connect} ──▶ VerifiedPeer
+//! ```
+//!
+//! Keys are made here, one for every certificate, and never leave memory. The lifecycle of one
+//! identity is the pure state machine in [`state`]; [`store`] is its one executor.
+
+pub mod ca_client;
+pub mod handshake;
+mod metrics;
+pub mod state;
+pub mod store;
+pub mod svid;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tls;
+
+pub use ca_client::{IssueError, Settings};
+pub use store::{IdentityHold, IdentityStore, IdentityTasks, StartError, SvidError};
+pub use svid::Svid;

@@ -122,6 +122,16 @@ impl SpiffeId {
         })))
     }
 
+    /// The identity of Culvert's certificate authority: service account `culvert-ca` of namespace
+    /// `culvert-system`. Agents accept no other as their authority; it is issued to nobody else.
+    ///
+    /// # Panics
+    /// Never: both names are legal.
+    pub fn of_authority(trust_domain: &TrustDomain) -> Self {
+        Self::new(trust_domain, "culvert-system", "culvert-ca")
+            .expect("both names are legal by the rules above; a test holds it")
+    }
+
     /// The trust domain the identity belongs to.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.0.trust_domain
@@ -279,6 +289,12 @@ mod tests {
         assert_eq!(id.service_account(), "api.v2");
         assert_eq!(id.to_string(), "spiffe://td.example/ns/payments/sa/api.v2");
         assert_eq!(id.trust_domain().uri(), "spiffe://td.example");
+    }
+
+    #[test]
+    fn authority_has_an_identity_of_its_own() {
+        let id = SpiffeId::of_authority(&"td".parse().unwrap());
+        assert_eq!(id.as_str(), "spiffe://td/ns/culvert-system/sa/culvert-ca");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod build;
 mod build_ebpf;
 mod paths;
+mod proto;
 mod run;
 mod setup;
 
@@ -29,6 +30,12 @@ enum Command {
     BuildEbpf,
     /// Build the kernel programs and the `culvert` binary that carries them.
     Build(build::Arguments),
+    /// Make the checked-in protocol code anew from its `.proto` files.
+    Proto {
+        /// Only compare, and fail on a difference.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -36,6 +43,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf => build_ebpf::run().map(drop),
         Command::Build(arguments) => build::run(&arguments).map(drop),
+        Command::Proto { check } => proto::generate(check),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

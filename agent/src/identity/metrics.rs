@@ -1,0 +1,72 @@
+//! What can be watched of identities and handshakes.
+
+use culvert_spiffe::SpiffeId;
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use super::ca_client::IssueError;
+use super::handshake::Role;
+use super::svid::Svid;
+use crate::observe::Reason;
+
+/// Collectors of the identity stage. Cloning shares them.
+///
+/// `identity` labels are bounded by the identities of this node's workloads.
+#[derive(Clone, Debug)]
+pub(crate) struct IdentityMetrics {
+    expiry: IntGaugeVec,
+    issuance: IntCounterVec,
+    handshakes: IntCounterVec,
+}
+
+impl IdentityMetrics {
+    /// Makes the collectors and registers them.
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            expiry: IntGaugeVec::new(
+                Opts::new(
+                    "culvert_identity_svid_expiry_seconds",
+                    "End of the SVID held for an identity, in seconds since 1970.",
+                ),
+                &["identity"],
+            )?,
+            issuance: IntCounterVec::new(
+                Opts::new(
+                    "culvert_identity_issuance_total",
+                    "Certificates asked of the authority, by what for and how it ended.",
+                ),
+                &["kind", "result"],
+            )?,
+            handshakes: IntCounterVec::new(
+                Opts::new(
+                    "culvert_identity_handshakes_total",
+                    "Mutual TLS handshakes of tunnels, by our role and how they ended.",
+                ),
+                &["role", "reason"],
+            )?,
+        };
+        registry.register(Box::new(metrics.expiry.clone()))?;
+        registry.register(Box::new(metrics.issuance.clone()))?;
+        registry.register(Box::new(metrics.handshakes.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(crate) fn handshake(&self, role: Role, reason: Reason) {
+        self.handshakes.with_label_values(&[role.label(), reason.label()]).inc();
+    }
+
+    pub(crate) fn asked(&self, renewal: bool, result: Result<(), &IssueError>) {
+        let kind = if renewal { "renewal" } else { "first" };
+        let result = result.map_or_else(IssueError::label, |()| "ok");
+        self.issuance.with_label_values(&[kind, result]).inc();
+    }
+
+    pub(crate) fn holds(&self, svid: &Svid) {
+        let end = i64::try_from(svid.not_after().as_secs()).unwrap_or(i64::MAX);
+        self.expiry.with_label_values(&[svid.id().as_str()]).set(end);
+    }
+
+    pub(crate) fn holds_no_more(&self, id: &SpiffeId) {
+        // An error only says that no certificate was ever held for it.
+        let _ = self.expiry.remove_label_values(&[id.as_str()]);
+    }
+}

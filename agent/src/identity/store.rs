@@ -1,0 +1,423 @@
+//! [`IdentityStore`]: one entry for each identity of this node's workloads, shared by all pods
+//! that have it, and the one task an entry that executes its [`State`].
+//!
+//! Connections run on many single-threaded runtimes, issuance on the control runtime: between
+//! them stand only a map under a reader-writer lock and `watch` channels, which belong to no
+//! runtime.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use culvert_spiffe::{BundleError, SpiffeId};
+use rustls::pki_types::UnixTime;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::ca_client::{CaClient, IssueError, Settings};
+use super::metrics::IdentityMetrics;
+use super::state::{Action, Draw, Event, Lease, State};
+use super::svid::Svid;
+
+/// Longest a connection waits for the first certificate of its workload.
+pub const SVID_WAIT: Duration = Duration::from_secs(5);
+
+/// Longest sleep without a look at the wall clock: it may have been set, or the machine suspended.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// Why no identity can be issued at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The root certificates cannot be read.
+    #[error("cannot read root certificates {path}; copy the authority's root-cert.pem there")]
+    ReadRoots {
+        /// `ca.rootFile`.
+        path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The root certificates are none.
+    #[error("{path} is no trust bundle; copy the authority's root-cert.pem there")]
+    Roots {
+        /// `ca.rootFile`.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        #[source]
+        source: BundleError,
+    },
+    /// A TLS configuration was refused by the library.
+    #[error("TLS library refuses the mesh profile; this build is broken, rebuild the agent")]
+    Tls(#[source] rustls::Error),
+    /// A metric is registered twice.
+    #[error("identity metrics are registered already; start one identity store a registry")]
+    Metrics(#[source] prometheus::Error),
+}
+
+/// Why a connection got no SVID.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SvidError {
+    /// Nobody holds this identity: no enrolled workload of this node has it.
+    #[error("{id} belongs to no enrolled workload of this node; check `workloads`")]
+    NotHeld {
+        /// Which identity.
+        id: SpiffeId,
+    },
+    /// No certificate came in time; the source is the last answer, if there was one.
+    #[error(
+        "no certificate for {id} within {} s; check the authority at `ca.address`",
+        SVID_WAIT.as_secs()
+    )]
+    TimedOut {
+        /// Which identity.
+        id: SpiffeId,
+        /// What the authority said last.
+        #[source]
+        source: Option<Arc<IssueError>>,
+    },
+}
+
+/// SVIDs by identity. Cloning shares the store.
+#[derive(Clone)]
+pub struct IdentityStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Guards the set of entries; held for a look-up, an insertion or a removal.
+    entries: RwLock<HashMap<SpiffeId, Arc<Entry>>>,
+    /// Guards the tasks of the entries; held to start one or to reap those that ended.
+    tasks: Mutex<JoinSet<()>>,
+    runtime: Handle,
+    cancel: CancellationToken,
+    ca: CaClient,
+    metrics: IdentityMetrics,
+}
+
+/// What connections see of one identity.
+struct Entry {
+    id: SpiffeId,
+    references: watch::Sender<usize>,
+    current: watch::Sender<Current>,
+}
+
+/// The SVID to use now, or why there is none.
+#[derive(Clone)]
+enum Current {
+    Ready(Arc<Svid>),
+    Absent(Option<Arc<IssueError>>),
+}
+
+/// A reference to an identity: as long as one lives, its SVID is kept and renewed.
+///
+/// Dropping the last one lets the identity linger for [`super::state::LINGER`], then wipes it.
+pub struct IdentityHold {
+    entry: Arc<Entry>,
+}
+
+/// Owns the tasks of an [`IdentityStore`].
+pub struct IdentityTasks {
+    shared: Arc<Shared>,
+}
+
+impl IdentityStore {
+    /// Starts a store whose tasks run on the current runtime, until `cancel`.
+    ///
+    /// Reads the root certificates once, so that a wrong file is found at the start; nothing is
+    /// asked of the authority before the first [`IdentityStore::hold`].
+    ///
+    /// # Panics
+    /// When called outside a tokio runtime.
+    pub async fn start(
+        settings: Settings,
+        cancel: CancellationToken,
+        registry: &prometheus::Registry,
+    ) -> Result<(Self, IdentityTasks), StartError> {
+        let metrics = IdentityMetrics::register(registry).map_err(StartError::Metrics)?;
+        let ca = CaClient::new(settings, metrics.clone()).await?;
+        let shared = Arc::new(Shared {
+            entries: RwLock::default(),
+            tasks: Mutex::default(),
+            runtime: Handle::current(),
+            cancel,
+            ca,
+            metrics,
+        });
+        Ok((Self { shared: shared.clone() }, IdentityTasks { shared }))
+    }
+
+    /// Takes a reference to `id`; the first one has its certificate asked for at once.
+    pub fn hold(&self, id: &SpiffeId) -> IdentityHold {
+        let shared = &self.shared;
+        let mut entries = shared.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(id) {
+            // Under the map's lock, so that the entry cannot be wiped in between.
+            entry.references.send_modify(|count| *count += 1);
+            return IdentityHold { entry: entry.clone() };
+        }
+        let entry = Arc::new(Entry {
+            id: id.clone(),
+            references: watch::Sender::new(1),
+            current: watch::Sender::new(Current::Absent(None)),
+        });
+        entries.insert(id.clone(), entry.clone());
+        drop(entries);
+        let mut tasks = shared.tasks();
+        reap(&mut tasks);
+        tasks.spawn_on(keep(shared.clone(), entry.clone()), &shared.runtime);
+        IdentityHold { entry }
+    }
+
+    /// The SVID of a held identity, waiting at most [`SVID_WAIT`] for the first one.
+    ///
+    /// Callable from any tokio runtime with time. Cancel safe.
+    pub async fn svid(&self, id: &SpiffeId) -> Result<Arc<Svid>, SvidError> {
+        let entry = {
+            let entries = self.shared.entries.read().unwrap_or_else(PoisonError::into_inner);
+            entries.get(id).cloned()
+        };
+        let entry = entry.ok_or_else(|| SvidError::NotHeld { id: id.clone() })?;
+        entry.svid().await
+    }
+
+    /// How many identities are held or linger.
+    pub fn len(&self) -> usize {
+        self.shared.entries.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether no identity is held or lingers.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl IdentityHold {
+    /// Whose identity this is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.entry.id
+    }
+
+    /// As [`IdentityStore::svid`], without the look-up.
+    pub async fn svid(&self) -> Result<Arc<Svid>, SvidError> {
+        self.entry.svid().await
+    }
+}
+
+impl Drop for IdentityHold {
+    fn drop(&mut self) {
+        self.entry.references.send_modify(|count| *count -= 1);
+    }
+}
+
+impl IdentityTasks {
+    /// Waits until every task has ended; cancel the token given to [`IdentityStore::start`] first.
+    /// Keys still held are dropped with the tasks and the last SVID in use.
+    pub async fn join(self) {
+        loop {
+            // Taken out, because the lock must not be held while waiting.
+            let mut tasks = std::mem::take(&mut *self.shared.tasks());
+            if tasks.is_empty() {
+                return;
+            }
+            while let Some(ended) = tasks.join_next().await {
+                report(ended);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the entry out, unless somebody took a reference meanwhile.
+    fn wipe(&self, entry: &Entry) -> bool {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if *entry.references.borrow() > 0 {
+            return false;
+        }
+        entries.remove(&entry.id);
+        drop(entries);
+        entry.current.send_replace(Current::Absent(None));
+        self.metrics.holds_no_more(&entry.id);
+        true
+    }
+}
+
+impl Entry {
+    async fn svid(&self) -> Result<Arc<Svid>, SvidError> {
+        if let Some(svid) = self.ready() {
+            return Ok(svid);
+        }
+        let mut current = self.current.subscribe();
+        let ready = async {
+            // Ends with an error only when the sender is gone, and `self` holds it.
+            let _ = current.wait_for(|now| matches!(now, Current::Ready(_))).await;
+        };
+        // A timeout is told by `ready()` below: the certificate may come in the same moment.
+        let _ = timeout(SVID_WAIT, ready).await;
+        self.ready().ok_or_else(|| SvidError::TimedOut {
+            id: self.id.clone(),
+            source: match &*self.current.borrow() {
+                Current::Absent(last) => last.clone(),
+                Current::Ready(_) => None,
+            },
+        })
+    }
+
+    /// The SVID, if one is held and its time is not over.
+    fn ready(&self) -> Option<Arc<Svid>> {
+        match &*self.current.borrow() {
+            Current::Ready(svid) if !svid.is_expired(UnixTime::now()) => Some(svid.clone()),
+            Current::Ready(_) | Current::Absent(_) => None,
+        }
+    }
+
+    fn publish(&self, svid: Arc<Svid>) {
+        self.current.send_replace(Current::Ready(svid));
+    }
+
+    fn withdraw(&self) {
+        self.current.send_replace(Current::Absent(None));
+    }
+
+    /// Keeps the last answer for those who wait; an SVID that is held stays.
+    fn explain(&self, why: Arc<IssueError>) {
+        self.current.send_if_modified(|current| match current {
+            Current::Absent(last) => {
+                *last = Some(why);
+                true
+            }
+            Current::Ready(_) => false,
+        });
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(&*self.current.borrow(), Current::Ready(_))
+    }
+}
+
+/// Executes the state of one identity until it is wiped or the agent stops.
+async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
+    let (mut state, _ask) = State::start();
+    let mut references = entry.references.subscribe();
+    // The last reference may have gone before this task ran; look once.
+    references.mark_changed();
+    let mut in_use = true;
+    let mut request = Some(Box::pin(shared.ca.issue(&entry.id, false)));
+    loop {
+        let pause = pause_until(state.wake_at());
+        let event = tokio::select! {
+            // The order is of no consequence but for the first: a stop is never put off.
+            biased;
+            () = shared.cancel.cancelled() => return,
+            answer = async {
+                match request.as_mut() {
+                    Some(request) => request.await,
+                    None => std::future::pending().await,
+                }
+            } => {
+                request = None;
+                take(&shared, &entry, answer)
+            }
+            changed = references.changed() => {
+                // The sender lives in `entry`, which this task holds.
+                debug_assert!(changed.is_ok());
+                let used = *references.borrow_and_update() > 0;
+                match (std::mem::replace(&mut in_use, used), used) {
+                    (true, false) => Event::Released,
+                    (false, true) => Event::Referenced,
+                    (true, true) | (false, false) => continue,
+                }
+            }
+            () = tokio::time::sleep(pause) => Event::Woke,
+        };
+        let (next, actions) = state.step(event, SystemTime::now(), Draw(rand::random()));
+        state = next;
+        for action in actions {
+            match action {
+                Action::Ask => {
+                    request = Some(Box::pin(shared.ca.issue(&entry.id, entry.is_ready())));
+                }
+                Action::Withdraw => {
+                    error!(identity = %entry.id, "svid expired before it could be renewed");
+                    entry.withdraw();
+                }
+                Action::Wipe if shared.wipe(&entry) => {
+                    debug!(identity = %entry.id, "identity wiped");
+                    return;
+                }
+                // A reference came; the change of the count brings `Referenced`.
+                Action::Wipe => {}
+            }
+        }
+    }
+}
+
+/// Publishes an answer of the authority and says what it means for the state.
+fn take(shared: &Shared, entry: &Entry, answer: Result<Svid, IssueError>) -> Event {
+    let renewal = entry.is_ready();
+    shared.metrics.asked(renewal, answer.as_ref().map(|_| ()));
+    match answer {
+        Ok(svid) => {
+            let svid = Arc::new(svid);
+            let end = svid.not_after();
+            info!(identity = %entry.id, not_after = end.as_secs(), renewal, "svid issued");
+            shared.metrics.holds(&svid);
+            let lease = Lease {
+                from: SystemTime::now(),
+                until: SystemTime::UNIX_EPOCH + Duration::from_secs(end.as_secs()),
+            };
+            entry.publish(svid);
+            Event::Issued(lease)
+        }
+        Err(error) => {
+            let error = Arc::new(error);
+            warn!(
+                identity = %entry.id, renewal, error = %chain(&*error),
+                "authority issued no certificate"
+            );
+            entry.explain(error);
+            Event::Failed
+        }
+    }
+}
+
+fn pause_until(at: Option<SystemTime>) -> Duration {
+    let Some(at) = at else { return LONGEST_SLEEP };
+    at.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_SLEEP)
+}
+
+/// An error with its sources, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn reap(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.try_join_next() {
+        report(ended);
+    }
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "identity task panicked; its identity is no longer renewed");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! [`Svid`]: one certificate of a workload with its key, ready for handshakes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use culvert_spiffe::SpiffeId;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ServerConfig};
+
+use super::metrics::IdentityMetrics;
+use super::tls::{self, InboundVerifier, OutboundVerifier, SharedBundle};
+
+/// An X509-SVID with its private key, and the TLS configurations made from both, once.
+///
+/// The key is in memory only and cannot be taken out; `Debug` prints neither key nor chain.
+pub struct Svid {
+    id: SpiffeId,
+    chain: Vec<CertificateDer<'static>>,
+    not_after: UnixTime,
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) inbound: Arc<InboundVerifier>,
+    /// Cloned for each connection, which then gets a verifier for the identity it expects.
+    client: Arc<ClientConfig>,
+    bundle: SharedBundle,
+    provider: Arc<CryptoProvider>,
+    pub(crate) metrics: IdentityMetrics,
+}
+
+/// What an SVID is made of; all of it was checked before.
+pub(crate) struct SvidParts {
+    pub(crate) id: SpiffeId,
+    /// Leaf first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    pub(crate) not_after: UnixTime,
+}
+
+impl Svid {
+    pub(crate) fn new(
+        parts: SvidParts,
+        bundle: SharedBundle,
+        provider: Arc<CryptoProvider>,
+        metrics: IdentityMetrics,
+    ) -> Result<Self, rustls::Error> {
+        let SvidParts { id, chain, key, not_after } = parts;
+        let key = provider.key_provider.load_private_key(key)?;
+        let certified = CertifiedKey::new(chain.clone(), key);
+        certified.keys_match()?;
+        let inbound = Arc::new(InboundVerifier::new(bundle.clone(), provider.clone()));
+        let server = tls::server_config(&provider, certified.clone(), inbound.clone())?;
+        let unused = OutboundVerifier::new(bundle.clone(), provider.clone(), id.clone());
+        let client = tls::client_config(&provider, Some(certified), Arc::new(unused))?;
+        Ok(Self {
+            id,
+            chain,
+            not_after,
+            server: Arc::new(server),
+            inbound,
+            client: Arc::new(client),
+            bundle,
+            provider,
+            metrics,
+        })
+    }
+
+    /// Whose SVID this is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The last second at which it may be used.
+    pub fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
+
+    /// The certificates it presents, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// Whether its time is over.
+    pub fn is_expired(&self, now: UnixTime) -> bool {
+        now.as_secs() > self.not_after.as_secs()
+    }
+
+    /// The configuration of one connection to `expected`, and the verifier that will hold the
+    /// proof. Costs a few reference counts; key and suites are shared.
+    pub(crate) fn client_for(
+        &self,
+        expected: &SpiffeId,
+    ) -> (Arc<ClientConfig>, Arc<OutboundVerifier>) {
+        let verifier = Arc::new(OutboundVerifier::new(
+            self.bundle.clone(),
+            self.provider.clone(),
+            expected.clone(),
+        ));
+        let mut config = ClientConfig::clone(&self.client);
+        config.dangerous().set_certificate_verifier(verifier.clone());
+        (Arc::new(config), verifier)
+    }
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Svid")
+            .field("id", &self.id)
+            .field("not_after", &self.not_after.as_secs())
+            .field("key", &"[redacted]")
+            .finish_non_exhaustive()
+    }
+}
