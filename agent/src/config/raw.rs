@@ -1,0 +1,66 @@
+//! The file as it is written: every field optional but `node`, nothing unknown.
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{LogFormat, WhenAgentDown};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) node: Spanned<String>,
+    pub(super) trust_domain: Option<Spanned<String>>,
+    pub(super) workloads: Option<Spanned<String>>,
+    pub(super) policies: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) mesh: Mesh,
+    #[serde(default)]
+    pub(super) ca: Ca,
+    #[serde(default)]
+    pub(super) capture: Capture,
+    #[serde(default)]
+    pub(super) tunnel: Tunnel,
+    #[serde(default)]
+    pub(super) observe: Observe,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Mesh {
+    pub(super) root_namespace: Option<Spanned<String>>,
+    pub(super) ranges: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Ca {
+    pub(super) address: Option<Spanned<String>>,
+    pub(super) root_file: Option<Spanned<String>>,
+    pub(super) token_file: Option<Spanned<String>>,
+    pub(super) certificate_ttl: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Capture {
+    pub(super) cgroup: Option<Spanned<String>>,
+    pub(super) pin_directory: Option<Spanned<String>>,
+    pub(super) when_agent_down: Option<WhenAgentDown>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Tunnel {
+    pub(super) workers: Option<Spanned<u64>>,
+    pub(super) drain_timeout: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Observe {
+    pub(super) metrics: Option<Spanned<String>>,
+    pub(super) readiness: Option<Spanned<String>>,
+    pub(super) log: Option<Spanned<String>>,
+    pub(super) log_format: Option<LogFormat>,
+    pub(super) access_log: Option<bool>,
+}

@@ -1,0 +1,173 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, YamlError> {
+    Config::parse(Path::new("/etc/culvert/agent.yaml"), text)
+}
+
+fn error(text: &str) -> String {
+    parse(text).expect_err("the file is wrong").to_string()
+}
+
+#[test]
+fn a_node_name_is_enough() {
+    let config = parse("node: node1\n").unwrap();
+    assert_eq!(config.trust_domain.as_str(), "cluster.local");
+    assert_eq!(config.workloads, Path::new("/etc/culvert/workloads.yaml"));
+    assert_eq!(config.policies, None);
+    assert_eq!(config.mesh.ranges.len(), 2);
+    assert_eq!(config.ca.token_file, Path::new("/etc/culvert/node1.token"));
+    assert_eq!(config.ca.certificate_ttl, Duration::from_secs(86_400));
+    assert_eq!(config.capture.when_agent_down, WhenAgentDown::Refuse);
+    assert_eq!(config.tunnel.workers, None);
+    assert!(config.tunnel.worker_count().get() >= 1);
+    assert_eq!(config.observe.metrics.to_string(), "0.0.0.0:15020");
+}
+
+#[test]
+fn every_field_is_read() {
+    let config = parse(
+        "node: node1
+trustDomain: example.org
+workloads: /srv/workloads.yaml
+policies: ../policies.yaml
+mesh:
+  rootNamespace: mesh-root
+  ranges: [\"10.0.0.0/8\", \"fd00::/8\"]
+ca:
+  address: \"[fd00::1]:15012\"
+  rootFile: root.pem
+  tokenFile: t
+  certificateTtl: 20s
+capture:
+  cgroup: /sys/fs/cgroup/kubepods
+  pinDirectory: /sys/fs/bpf/other
+  whenAgentDown: pass
+tunnel:
+  workers: 2
+  drainTimeout: 250ms
+observe:
+  metrics: 127.0.0.1:0
+  readiness: \"[::]:15021\"
+  log: warn,culvert_agent=debug
+  logFormat: json
+  accessLog: false
+",
+    )
+    .unwrap();
+    assert_eq!(config.workloads, Path::new("/srv/workloads.yaml"));
+    assert_eq!(config.policies.as_deref(), Some(Path::new("/etc/culvert/../policies.yaml")));
+    assert_eq!(config.ca.address.host(), "fd00::1");
+    assert_eq!(config.ca.certificate_ttl, Duration::from_secs(20));
+    assert_eq!(config.tunnel.workers.map(NonZeroUsize::get), Some(2));
+    assert_eq!(config.tunnel.drain_timeout, Duration::from_millis(250));
+    assert_eq!(config.observe.log_format, LogFormat::Json);
+    assert!(!config.observe.access_log);
+}
+
+#[test]
+fn what_is_printed_reads_back_as_the_same() {
+    let config = parse("node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\n").unwrap();
+    let printed = config.print().replace("workers: null", "workers: 0");
+    assert_eq!(parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")), config);
+}
+
+#[test]
+fn errors_name_the_place_the_field_and_what_was_expected() {
+    let cases = [
+        (
+            "nod: node1\n",
+            "/etc/culvert/agent.yaml:1:1: unknown field `nod`; expected one of `node`, \
+             `trustDomain`, `workloads`, `policies`, `mesh`, `ca`, `capture`, `tunnel`, `observe`",
+        ),
+        ("trustDomain: a.b\n", "/etc/culvert/agent.yaml:1:1: field `node` is missing"),
+        (
+            "node: a\nnode: b\n",
+            "/etc/culvert/agent.yaml:2:1: field `node` is given twice; keep one of them",
+        ),
+        (
+            "node: Node_1\n",
+            "/etc/culvert/agent.yaml:1:7: `node`: `Node_1` is no name; expected the name of this \
+             node in the workloads file: lower-case letters, digits, `-` and `.`",
+        ),
+        (
+            "node: a\nca:\n  certificateTtl: 24 hours\n",
+            "/etc/culvert/agent.yaml:3:19: `ca.certificateTtl`: `24 hours` is no duration; \
+             expected a whole number and a unit: 250ms, 30s, 10m, 24h, 7d",
+        ),
+        (
+            "node: a\nca:\n  certificateTtl: 1s\n",
+            "/etc/culvert/agent.yaml:3:19: `ca.certificateTtl`: 1s is out of range; expected 10s \
+             to 90d",
+        ),
+        (
+            "node: a\nca:\n  address: 10.0.0.1\n",
+            "/etc/culvert/agent.yaml:3:12: `ca.address`: `10.0.0.1` is no host and port; expected \
+             such as 10.0.0.1:15012, [fd00::1]:15012 or ca.example:15012",
+        ),
+        (
+            "node: a\nmesh:\n  ranges:\n    - 10.0.0.1/8\n",
+            "/etc/culvert/agent.yaml:4:7: `mesh.ranges`: `10.0.0.1/8` has bits set; expected an \
+             address and a prefix length with no bit set behind it, such as 10.0.0.0/8 or fd00::/8",
+        ),
+        (
+            "node: a\ncapture:\n  whenAgentDown: open\n",
+            "/etc/culvert/agent.yaml:3:18: `capture.whenAgentDown`: unknown value `open`; expected \
+             one of `refuse`, `pass`",
+        ),
+        (
+            "node: a\ntunnel: {workers: 5000}\n",
+            "/etc/culvert/agent.yaml:2:19: `tunnel.workers`: 5000 is out of range; expected 0 for \
+             one a core, or 1 to 1024",
+        ),
+        (
+            "node: a\nobserve:\n  metrics: 15020\n",
+            "/etc/culvert/agent.yaml:3:12: `observe.metrics`: `15020` is no address to listen on; \
+             expected such as 0.0.0.0:15020, 127.0.0.1:15020 or [::]:15020",
+        ),
+        (
+            "node: a\nobserve:\n  tracing: x\n",
+            "/etc/culvert/agent.yaml:3:3: unknown field `tracing`; expected one of `metrics`, \
+             `readiness`, `log`, `logFormat`, `accessLog`",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(error(text), expected);
+    }
+}
+
+#[test]
+fn values_of_the_wrong_type_name_their_field() {
+    for (text, start) in [
+        ("node: a\ntunnel:\n  workers: many\n", "/etc/culvert/agent.yaml:3:12: `tunnel.workers`: "),
+        ("node: a\nca: []\n", "/etc/culvert/agent.yaml:2:5: `ca`: "),
+        (
+            "node: a\nobserve:\n  accessLog: 7\n",
+            "/etc/culvert/agent.yaml:3:14: `observe.accessLog`: ",
+        ),
+        ("node: [a\n", "/etc/culvert/agent.yaml:"),
+    ] {
+        let error = error(text);
+        assert!(error.starts_with(start), "{error}");
+        println!("{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Path::new("/nonexistent/agent.yaml")).expect_err("there is none");
+    assert_eq!(
+        error.to_string(),
+        "cannot read /nonexistent/agent.yaml; name an existing file with --config"
+    );
+}
+
+#[test]
+fn durations_print_as_they_are_written() {
+    for text in ["250ms", "30s", "10m", "24m", "36h", "7d", "0s"] {
+        let duration: HumanDuration = text.parse().unwrap();
+        assert_eq!(duration.to_string(), text);
+    }
+    for text in ["", "s", "10", "-1s", "1.5h", "1h30m", "99999999999999999999s", "30 s"] {
+        assert!(text.parse::<HumanDuration>().is_err(), "{text}");
+    }
+}
