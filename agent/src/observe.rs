@@ -9,6 +9,18 @@
 //! Named by every stage, names none of them: what it must know of a workload it is told as a
 //! [`Party`].
 
-pub mod reason;
+mod access;
+mod flow;
+mod labels;
+mod limit;
+mod metrics;
+mod reason;
+mod server;
+#[cfg(test)]
+mod tests;
 
+pub use flow::OpenFlow;
+pub use labels::{FlowLabels, Party, Reporter, Security};
+pub use metrics::{EncodeError, Metrics, RegisterError};
 pub use reason::{Reason, ResponseFlags};
+pub use server::{Readiness, Routes, ServeError, Server};

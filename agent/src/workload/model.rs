@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use culvert_spiffe::SpiffeId;
 
+use crate::observe::Party;
+
 /// Names one workload of the mesh: `namespace/name`. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkloadKey {
@@ -63,6 +65,18 @@ impl Workload {
     /// What names this workload in the mesh.
     pub fn key(&self) -> WorkloadKey {
         WorkloadKey::new(&self.namespace, &self.name)
+    }
+}
+
+impl From<&Workload> for Party {
+    fn from(workload: &Workload) -> Self {
+        Self::workload(&workload.namespace, &workload.name, &workload.labels)
+    }
+}
+
+impl From<Option<&Workload>> for Party {
+    fn from(workload: Option<&Workload>) -> Self {
+        workload.map(Self::from).unwrap_or_default()
     }
 }
 

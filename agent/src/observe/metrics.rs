@@ -1,0 +1,188 @@
+//! The metrics of flows, and the registry that every stage puts its own into.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::core::Collector;
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::access;
+use super::flow::OpenFlow;
+use super::labels::{FlowLabels, LABELS, Reporter};
+use super::limit::RateLimit;
+use super::reason::Reason;
+
+/// Lines of the access log a second for peers that never became a flow: who floods the tunnel
+/// port must not be able to flood the disk.
+const EARLY_LINES_A_SECOND: u32 = 100;
+
+/// The agent's metrics. Cheap to clone; all clones count into the same.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+pub(super) struct Inner {
+    registry: Registry,
+    // Guards the names in `registry`, which the registry itself does not tell before a child of a
+    // family is used. Held only for an insertion or a copy.
+    names: Mutex<BTreeSet<String>>,
+    pub(super) opened: IntCounterVec,
+    pub(super) closed: IntCounterVec,
+    pub(super) sent: IntCounterVec,
+    pub(super) received: IntCounterVec,
+    pub(super) failed: IntCounterVec,
+    pub(super) failures: IntCounterVec,
+    pub(super) open: IntGaugeVec,
+    early: RateLimit,
+    early_unlogged: IntCounterVec,
+}
+
+/// Two collectors want one name, or a name or label is malformed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot register {name}; each metric is registered once, under a name of its own")]
+pub struct RegisterError {
+    name: String,
+    #[source]
+    source: prometheus::Error,
+}
+
+/// The registry's content could not be written as text.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the metrics as text; a collector gave a family without a value")]
+pub struct EncodeError(#[source] prometheus::Error);
+
+impl Metrics {
+    /// A registry with the flow metrics and `culvert_build_info` in it.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`]; not with the definitions below, which a test holds.
+    pub fn new() -> Result<Self, RegisterError> {
+        let counter = |name, help, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels)
+                .map_err(|source| RegisterError { name: String::from(name), source })
+        };
+        let gauge = |name, help, labels: &[&str]| {
+            IntGaugeVec::new(Opts::new(name, help), labels)
+                .map_err(|source| RegisterError { name: String::from(name), source })
+        };
+        let build = gauge("culvert_build_info", "The agent's build; always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let inner = Inner {
+            registry: Registry::new(),
+            names: Mutex::default(),
+            opened: counter("istio_tcp_connections_opened_total", "Flows opened.", &LABELS)?,
+            closed: counter("istio_tcp_connections_closed_total", "Flows closed.", &LABELS)?,
+            sent: counter(
+                "istio_tcp_sent_bytes_total",
+                "Bytes from the destination to the source, at either reporter.",
+                &LABELS,
+            )?,
+            received: counter(
+                "istio_tcp_received_bytes_total",
+                "Bytes from the source to the destination, at either reporter.",
+                &LABELS,
+            )?,
+            failed: counter(
+                "istio_tcp_connections_failed_total",
+                "Flows that ended otherwise than cleanly.",
+                &LABELS,
+            )?,
+            failures: counter(
+                "culvert_flow_failures_total",
+                "Flows that ended otherwise than cleanly or never began, by reason.",
+                &["direction", "reason"],
+            )?,
+            open: gauge("culvert_flow_open", "Flows open now.", &["direction"])?,
+            early: RateLimit::new(EARLY_LINES_A_SECOND),
+            early_unlogged: counter(
+                "culvert_observe_unlogged_total",
+                "Failed connections that wrote no line because too many failed in one second.",
+                &["direction"],
+            )?,
+        };
+        let metrics = Self(Arc::new(inner));
+        let own = &metrics.0;
+        metrics.register(build)?;
+        for family in
+            [&own.opened, &own.closed, &own.sent, &own.received, &own.failed, &own.failures]
+        {
+            metrics.register(family.clone())?;
+        }
+        metrics.register(own.open.clone())?;
+        metrics.register(own.early_unlogged.clone())?;
+        for reporter in [Reporter::Source, Reporter::Destination] {
+            // Present from the start, so that an alert on them can tell zero from absent.
+            own.open.with_label_values(&[reporter.direction()]);
+            own.early_unlogged.with_label_values(&[reporter.direction()]);
+        }
+        Ok(metrics)
+    }
+
+    /// Adds a stage's own collector. Its name begins with `culvert_`, is described in
+    /// `docs/metrics.md`, and stays for the life of the agent.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`] when the name is taken.
+    pub fn register<C: Collector + 'static>(&self, collector: C) -> Result<(), RegisterError> {
+        let names: Vec<_> = collector.desc().iter().map(|desc| desc.fq_name.clone()).collect();
+        let name = names.first().cloned().unwrap_or_default();
+        self.0
+            .registry
+            .register(Box::new(collector))
+            .map_err(|source| RegisterError { name, source })?;
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+        Ok(())
+    }
+
+    /// The name of every registered family, used or not, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().cloned().collect()
+    }
+
+    /// All metrics in Prometheus' text format.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError`] when a collector is broken.
+    pub fn encode(&self) -> Result<String, EncodeError> {
+        TextEncoder::new().encode_to_string(&self.0.registry.gather()).map_err(EncodeError)
+    }
+
+    /// Counts a flow as opened and begins to count its bytes.
+    #[must_use = "a flow that is dropped counts as abandoned; close it with its reason"]
+    pub fn open(&self, labels: FlowLabels) -> OpenFlow {
+        OpenFlow::new(Arc::clone(&self.0), labels)
+    }
+
+    /// Counts and logs a flow that was refused or failed as soon as it came.
+    ///
+    /// The same as opening and closing it: opened, closed and failed all rise.
+    pub fn refuse(&self, labels: FlowLabels, reason: Reason, error: &(dyn Error + 'static)) {
+        self.open(labels).close(reason, Some(error));
+    }
+
+    /// Counts and logs a connection that failed before it was known which flow it carries: a
+    /// handshake that was not completed, an original destination that was lost.
+    ///
+    /// At most a hundred lines a second; the rest is only counted.
+    pub fn fail_early(
+        &self,
+        reporter: Reporter,
+        source: SocketAddr,
+        destination: SocketAddr,
+        reason: Reason,
+        error: &(dyn Error + 'static),
+    ) {
+        let direction = reporter.direction();
+        self.0.failures.with_label_values(&[direction, reason.label()]).inc();
+        if self.0.early.admit() {
+            access::failed_early(reporter, source, destination, reason, error);
+        } else {
+            self.0.early_unlogged.with_label_values(&[direction]).inc();
+        }
+    }
+}
