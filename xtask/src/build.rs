@@ -13,6 +13,16 @@ pub(crate) struct Arguments {
     pub(crate) release: bool,
 }
 
+/// Builds the program that plays applications in the lab.
+pub(crate) fn testapp() -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(paths::root())
+        .args(["build", "--package", "culvert-tests", "--bin", "culvert-testapp"])
+        .env("CARGO_TARGET_DIR", paths::target());
+    run::plain("building the applications of the lab", &mut cargo)
+}
+
 /// Builds everything and tells where the binary is.
 pub(crate) fn run(arguments: &Arguments) -> Result<PathBuf> {
     build_ebpf::run()?;

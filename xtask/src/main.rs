@@ -6,6 +6,7 @@
 
 mod build;
 mod build_ebpf;
+mod lab;
 mod paths;
 mod proto;
 mod run;
@@ -36,17 +37,22 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Use the two-node lab by hand.
+    #[command(subcommand)]
+    Lab(lab::Action),
 }
 
 fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let outcome = match Arguments::parse().command {
-        Command::Setup(arguments) => setup::run(&arguments),
-        Command::BuildEbpf => build_ebpf::run().map(drop),
-        Command::Build(arguments) => build::run(&arguments).map(drop),
-        Command::Proto { check } => proto::generate(check),
+        Command::Setup(arguments) => setup::run(&arguments).map(done),
+        Command::BuildEbpf => build_ebpf::run().map(drop).map(done),
+        Command::Build(arguments) => build::run(&arguments).map(drop).map(done),
+        Command::Lab(action) => lab::run(&action),
+        Command::Proto { check } => proto::generate(check).map(done),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

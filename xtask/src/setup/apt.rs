@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Longest that a download of package lists or packages may take.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// Asked by Debian's maintainer scripts before they start a service.
 const POLICY: &str = "/usr/sbin/policy-rc.d";

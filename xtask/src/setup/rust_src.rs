@@ -11,10 +11,10 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Longest that the toolchain's manager may take: it answers at once or not at all.
-const COMPONENT_LIMIT: Duration = Duration::from_secs(60);
+const COMPONENT_LIMIT: Duration = Duration::from_mins(1);
 
 /// Longest that a download from the distribution may take.
-const PACKAGE_LIMIT: Duration = Duration::from_secs(300);
+const PACKAGE_LIMIT: Duration = Duration::from_mins(5);
 
 /// Debian suites that carry recent compilers, in the order in which they are asked.
 const SUITES: [&str; 2] = ["trixie-backports", "sid"];

@@ -1,0 +1,4 @@
+//! Scenarios: real programs in the lab's pods, on the real kernel. One file a topic.
+#![forbid(unsafe_code)]
+
+mod harness;
