@@ -1,1 +1,27 @@
-//! ca
+//! Culvert's certificate authority: a root kept in a directory, short-lived SVIDs over the Istio
+//! CA API. A library; run as `culvert ca serve`.
+//!
+//! ```text
+//!  node ──TLS──▶ server ──▶ service ──┬─ token: which node asks?        (Authenticator)
+//!                                     ├─ placement: does it run there?  (workloads.yaml)
+//!                                     ├─ request: the public key alone
+//!                                     ├─ authority: sign, verify, hand out
+//!                                     └─ audit: one JSON line a decision
+//! ```
+//!
+//! Two tiers: the root signs an issuing certificate of 30 days, a new one every 10; that signs the
+//! SVIDs and is sent with them. Routine turnover so touches no node's trust bundle.
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod authority;
+pub mod cli;
+pub mod directory;
+pub mod duration;
+mod metrics;
+pub mod placement;
+pub mod profile;
+pub mod request;
+pub mod server;
+pub mod service;
+pub mod token;

@@ -1,0 +1,158 @@
+//! `culvert ca …`: what a person types.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use culvert_spiffe::TrustDomain;
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::authority::{Authority, Lifetimes};
+use crate::directory::{Directory, write_secret};
+use crate::duration;
+use crate::placement::PlacementFile;
+use crate::profile::ServerName;
+use crate::server::{self, Parts};
+use crate::token::NodeTokens;
+
+/// The certificate authority.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve certificates to nodes; makes the root in --dir when there is none.
+    Serve(Serve),
+    /// Tokens by which nodes prove themselves.
+    #[command(subcommand)]
+    Token(Token),
+}
+
+/// Arguments of `culvert ca serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Directory of the keys; made when absent, readable by its owner only.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Address to serve on.
+    #[arg(long, default_value = "0.0.0.0:15012")]
+    listen: SocketAddr,
+    /// Trust domain of every identity issued.
+    #[arg(long, default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+    /// The agents' workloads.yaml: says which identities each node may ask for. Followed.
+    #[arg(long)]
+    workloads: PathBuf,
+    /// Host name or address by which clients that check no SPIFFE ID know this server; repeatable.
+    #[arg(long = "san")]
+    names: Vec<ServerName>,
+    /// Life of a certificate for which none is wished.
+    #[arg(long, default_value = "24h", value_parser = duration::parse)]
+    default_ttl: Duration,
+    /// Longest life of a certificate.
+    #[arg(long, default_value = "24h", value_parser = duration::parse)]
+    max_ttl: Duration,
+    /// Shortest life of a certificate.
+    #[arg(long, default_value = "10m", value_parser = duration::parse)]
+    min_ttl: Duration,
+    /// Address of `/metrics` for Prometheus; none without it.
+    #[arg(long)]
+    metrics: Option<SocketAddr>,
+}
+
+/// `culvert ca token …`
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token for the agent of one node.
+    Create(Create),
+}
+
+/// Arguments of `culvert ca token create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The node, as workloads.yaml names it.
+    node: String,
+    /// Directory of the authority's keys.
+    #[arg(long)]
+    dir: PathBuf,
+    /// How long the token is good.
+    #[arg(long, default_value = "30d", value_parser = duration::parse)]
+    ttl: Duration,
+    /// File to write it to, for its owner only (0600); standard output without it.
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+/// Runs one command to its end. Logging is the caller's to set up.
+///
+/// # Errors
+/// Whatever kept the command from its work, as a chain that ends in what to do.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(arguments) => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?
+            .block_on(serve(arguments)),
+        Command::Token(Token::Create(arguments)) => create_token(&arguments),
+    }
+}
+
+async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    let Serve { default_ttl, min_ttl, max_ttl, .. } = arguments;
+    anyhow::ensure!(
+        min_ttl <= default_ttl && default_ttl <= max_ttl,
+        "--min-ttl, --default-ttl and --max-ttl must not decrease in this order"
+    );
+    let directory = Directory::open(&arguments.dir)?;
+    let authenticator = NodeTokens::open(&directory)?;
+    let authority =
+        Authority::open(directory, arguments.trust_domain.clone(), OffsetDateTime::now_utc())?;
+    let placement = PlacementFile::open(&arguments.workloads, arguments.trust_domain)?;
+    let listener = server::bind(arguments.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; is it taken?", arguments.listen))?;
+    let metrics = match arguments.metrics {
+        Some(address) => Some(
+            server::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address}; is it taken?"))?,
+        ),
+        None => None,
+    };
+    let parts = Parts {
+        authority: Arc::new(authority),
+        placement: Arc::new(placement),
+        authenticator,
+        lifetimes: Lifetimes { default: default_ttl, least: min_ttl, most: max_ttl },
+        names: arguments.names,
+        metrics,
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
+    let cancel = CancellationToken::new();
+    let server = server::serve(listener, parts, cancel.clone());
+    tokio::pin!(server);
+    // Either signal stops, and a server that ends by itself was not asked to; order is no matter.
+    tokio::select! {
+        ended = &mut server => return Ok(ended?),
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => info!("SIGINT: stopping"),
+    }
+    cancel.cancel();
+    Ok(server.await?)
+}
+
+fn create_token(arguments: &Create) -> anyhow::Result<()> {
+    let directory = Directory::open(&arguments.dir)?;
+    let tokens = NodeTokens::open(&directory)?;
+    let token = tokens.create(&arguments.node, arguments.ttl, OffsetDateTime::now_utc())?;
+    match &arguments.output {
+        Some(path) => write_secret(path, token.as_bytes())?,
+        None => println!("{}", token.as_str()),
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! What each kind of certificate says. Nothing else in the authority decides a field.
+//!
+//! | field | leaf | issuing | root |
+//! |---|---|---|---|
+//! | subject | empty | O, CN | O, CN |
+//! | SAN | exactly one URI, critical | `spiffe://<td>` | `spiffe://<td>` |
+//! | basicConstraints | CA false | CA, pathLen 0 | CA, pathLen 2 |
+//! | keyUsage | digitalSignature | keyCertSign, cRLSign | same |
+//! | extKeyUsage | serverAuth, clientAuth | none | none |
+//!
+//! Source: SPIFFE `X509-SVID` sections 3 and 4, RFC 5280 section 4.2.
+
+use std::net::IpAddr;
+
+use culvert_spiffe::{SpiffeId, TrustDomain};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
+use time::{Duration, OffsetDateTime};
+
+/// How far back a certificate begins, for nodes whose clock is behind.
+pub const BACKDATE: Duration = Duration::minutes(5);
+/// Life of a root.
+pub const ROOT_LIFE: Duration = Duration::days(3650);
+/// Life of an issuing certificate.
+pub const ISSUING_LIFE: Duration = Duration::days(30);
+/// Age at which the next issuing certificate is made.
+pub const ISSUING_TURNOVER: Duration = Duration::days(10);
+/// How long before its issuer a leaf ends at the latest.
+pub const ISSUER_MARGIN: Duration = Duration::minutes(5);
+
+/// The public key a leaf is for: decides whether it may also encipher keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// ECDSA: signs only.
+    Ec,
+    /// RSA: TLS 1.2 peers may want keyEncipherment.
+    Rsa,
+}
+
+/// A root of `trust_domain`, made at `now`.
+pub fn root(
+    trust_domain: &TrustDomain,
+    now: OffsetDateTime,
+) -> Result<CertificateParams, rcgen::Error> {
+    // Two below it: the cross-signed successor, and that one's issuing certificate.
+    authority(trust_domain, "root", 2, now, ROOT_LIFE)
+}
+
+/// An issuing certificate of `trust_domain`, made at `now`.
+pub fn issuing(
+    trust_domain: &TrustDomain,
+    now: OffsetDateTime,
+) -> Result<CertificateParams, rcgen::Error> {
+    authority(trust_domain, "issuing", 0, now, ISSUING_LIFE)
+}
+
+/// A workload's certificate.
+pub fn leaf(
+    id: &SpiffeId,
+    key: KeyKind,
+    now: OffsetDateTime,
+    not_after: OffsetDateTime,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.serial_number = Some(serial());
+    params.not_before = now - BACKDATE;
+    params.not_after = not_after;
+    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = match key {
+        KeyKind::Ec => vec![KeyUsagePurpose::DigitalSignature],
+        KeyKind::Rsa => vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment],
+    };
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// The certificate the authority itself serves with: a leaf, and the names by which clients that
+/// know no SPIFFE ID look for it.
+pub fn server(
+    id: &SpiffeId,
+    names: &[ServerName],
+    now: OffsetDateTime,
+    not_after: OffsetDateTime,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = leaf(id, KeyKind::Ec, now, not_after)?;
+    for name in names {
+        params.subject_alt_names.push(match name {
+            ServerName::Dns(name) => SanType::DnsName(name.as_str().try_into()?),
+            ServerName::Ip(address) => SanType::IpAddress(*address),
+        });
+    }
+    Ok(params)
+}
+
+/// A DNS name or address, for `--san`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerName {
+    /// A host name.
+    Dns(String),
+    /// An address.
+    Ip(IpAddr),
+}
+
+/// Why a text cannot be a `--san`.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is neither a host name nor an address; write such as ca.example.org or 10.0.0.1")]
+pub struct ServerNameError(String);
+
+impl std::str::FromStr for ServerName {
+    type Err = ServerNameError;
+
+    fn from_str(text: &str) -> Result<Self, ServerNameError> {
+        use rustls::pki_types::DnsName;
+
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Ip(address));
+        }
+        match DnsName::try_from(text) {
+            Ok(_) => Ok(Self::Dns(text.to_owned())),
+            Err(_) => Err(ServerNameError(text.to_owned())),
+        }
+    }
+}
+
+fn authority(
+    trust_domain: &TrustDomain,
+    tier: &str,
+    path_length: u8,
+    now: OffsetDateTime,
+    life: Duration,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
+    // Told apart by the second they were made in, which needs no counter to be kept.
+    let name = format!("{trust_domain} {tier} {}", now.unix_timestamp());
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.serial_number = Some(serial());
+    params.not_before = now - BACKDATE;
+    params.not_after = now + life;
+    params.subject_alt_names = vec![SanType::URI(trust_domain.uri().try_into()?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = tier != "root";
+    Ok(params)
+}
+
+/// 127 random bits, never zero: positive in DER, and of one length.
+fn serial() -> SerialNumber {
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&bytes)
+}

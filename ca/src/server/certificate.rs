@@ -1,0 +1,103 @@
+//! The certificate that the authority's own server presents, and its renewal.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use time::OffsetDateTime;
+use tracing::info;
+
+use super::ServeError;
+use crate::authority::{Authority, AuthorityError, Lifetimes};
+use crate::profile::ServerName;
+
+/// The server's certificate of the moment.
+#[derive(Debug)]
+pub(super) struct ServerCertificate {
+    current: ArcSwap<CertifiedKey>,
+    /// Guards when the current one is due; held while the next is made.
+    due: Mutex<OffsetDateTime>,
+    names: Vec<ServerName>,
+    lifetimes: Lifetimes,
+}
+
+impl ServerCertificate {
+    pub(super) fn new(
+        authority: &Authority,
+        names: Vec<ServerName>,
+        lifetimes: Lifetimes,
+    ) -> Result<Self, ServeError> {
+        let now = OffsetDateTime::now_utc();
+        let (key, due) = make(authority, &names, lifetimes, now)?;
+        Ok(Self { current: ArcSwap::from_pointee(key), due: Mutex::new(due), names, lifetimes })
+    }
+
+    /// Replaces the certificate after half of its life.
+    pub(super) fn renew(
+        &self,
+        authority: &Authority,
+        now: OffsetDateTime,
+    ) -> Result<(), AuthorityError> {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if now < *due {
+            return Ok(());
+        }
+        let (key, next) = make(authority, &self.names, self.lifetimes, now)?;
+        self.current.store(Arc::new(key));
+        *due = next;
+        info!(next = next.unix_timestamp(), "server certificate replaced");
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+fn make(
+    authority: &Authority,
+    names: &[ServerName],
+    lifetimes: Lifetimes,
+    now: OffsetDateTime,
+) -> Result<(CertifiedKey, OffsetDateTime), AuthorityError> {
+    let (issued, der) = authority.issue_server(names, lifetimes.most, now)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der.as_slice()));
+    let key = default_provider()
+        .key_provider
+        .load_private_key(key.clone_key())
+        .map_err(|_| AuthorityError::Unreadable)?;
+    let end = i64::try_from(issued.not_after.as_secs()).unwrap_or(i64::MAX);
+    let half = (end - now.unix_timestamp()) / 2;
+    Ok((CertifiedKey::new(issued.chain, key), now + time::Duration::seconds(half)))
+}
+
+/// TLS 1.3, HTTP/2, no tickets. Callers prove themselves by token, not by certificate.
+pub(super) fn config(
+    certificate: Arc<ServerCertificate>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
+        ..default_provider()
+    };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
