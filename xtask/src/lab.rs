@@ -92,7 +92,10 @@ pub(crate) fn look_around(lab: &Lab) -> String {
 }
 
 fn exec(place: &str, command: &[String]) -> Result<ExitCode> {
-    let place = sweep::place(ID, place).context("run `cargo xtask lab up` first")?;
+    if !sweep::exists(ID) {
+        bail!("the lab is not up; run `cargo xtask lab up` first");
+    }
+    let place = sweep::place(ID, place)?;
     let status = place.command(command).status().context("could not start the command")?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }

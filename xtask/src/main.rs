@@ -11,6 +11,7 @@ mod paths;
 mod proto;
 mod run;
 mod setup;
+mod test;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Run the unit tests, then the scenarios on the real kernel.
+    Test(test::Arguments),
     /// Use the two-node lab by hand.
     #[command(subcommand)]
     Lab(lab::Action),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments).map(done),
         Command::BuildEbpf => build_ebpf::run().map(drop).map(done),
         Command::Build(arguments) => build::run(&arguments).map(drop).map(done),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Lab(action) => lab::run(&action),
         Command::Proto { check } => proto::generate(check).map(done),
     };

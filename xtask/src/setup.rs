@@ -10,6 +10,8 @@ mod rust_src;
 
 use crate::paths;
 use anyhow::{Result, bail};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// What of the machine is wanted.
@@ -113,6 +115,11 @@ fn missing(purposes: &[Purpose]) -> Vec<&'static str> {
         .collect();
     packages.dedup();
     packages
+}
+
+/// Whether this process may do what root may.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 /// The linker for kernel programs, as `ensure` leaves it.

@@ -21,7 +21,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if paths::which("apt-get").is_none() {
         bail!("missing here: what Debian's packages `{list}` bring; install their like by hand");
     }
-    if !is_root() {
+    if !super::is_root() {
         bail!("missing here: {list}; run `sudo apt-get install --no-install-recommends {list}`");
     }
     let _no_services = NoServices::begin()?;
@@ -37,10 +37,6 @@ fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
     command
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
 /// While it lives, no package starts a service: nginx is wanted as a program only.
