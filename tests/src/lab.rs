@@ -343,8 +343,9 @@ impl Lab {
     /// Leaves everything running; `cargo xtask lab down`, or [`sweep::remove`], ends it.
     pub fn keep(mut self) {
         self.kept = true;
+        sweep::disown(&self.id);
         for process in self.agents.iter_mut().flatten().chain(self.ca.as_mut()) {
-            process.keep();
+            process.stay();
         }
     }
 

@@ -240,8 +240,13 @@ impl Process {
         child.stdin = None;
     }
 
-    /// Lets it live on when this value goes.
-    pub(crate) fn keep(&mut self) {
+    /// Lets it run on; it ends with its lab.
+    pub fn keep(mut self) {
+        self.stay();
+    }
+
+    /// The same, for one that is still held.
+    pub(crate) fn stay(&mut self) {
         self.kept = true;
     }
 }

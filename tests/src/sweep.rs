@@ -47,17 +47,21 @@ pub fn place(id: &str, name: &str) -> Result<Place> {
     Ok(Place::new(name, netns, cgroup, &directory(id).join("logs")))
 }
 
-/// Makes the lab's folder, with who owns it. A lab without an owner is swept only by name.
-pub(crate) fn claim(id: &str, owned: bool) -> Result<PathBuf> {
+/// Makes the lab's folder, with who owns it.
+pub(crate) fn claim(id: &str) -> Result<PathBuf> {
     let directory = directory(id);
     fs::create_dir(&directory).with_context(|| {
         format!("lab {id} stands already ({}); take it down first", directory.display())
     })?;
     fs::create_dir(directory.join("logs"))?;
-    let process =
-        if owned { started(std::process::id()).unwrap_or_default() } else { String::new() };
-    fs::write(directory.join("owner"), process)?;
+    fs::write(directory.join("owner"), started(std::process::id()).unwrap_or_default())?;
     Ok(directory)
+}
+
+/// Lets a lab outlive its process: it is then removed by name only.
+pub(crate) fn disown(id: &str) {
+    // Where this fails the lab is swept later, as any that was forgotten.
+    let _ = fs::write(directory(id).join("owner"), "");
 }
 
 /// Removes every lab whose process is gone.

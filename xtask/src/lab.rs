@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
 /// The lab that is used by hand; there is one at a time.
-const ID: &str = "hand";
+pub(crate) const ID: &str = "hand";
 
 /// What to do with the lab.
 #[derive(Subcommand)]

@@ -6,6 +6,7 @@
 
 mod build;
 mod build_ebpf;
+mod demo;
 mod lab;
 mod paths;
 mod proto;
@@ -38,6 +39,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Show it: two nodes, real pods and programs, and what was really observed.
+    Demo(demo::Arguments),
     /// Run the unit tests, then the scenarios on the real kernel.
     Test(test::Arguments),
     /// Use the two-node lab by hand.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments).map(done),
         Command::BuildEbpf => build_ebpf::run().map(drop).map(done),
         Command::Build(arguments) => build::run(&arguments).map(drop).map(done),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Lab(action) => lab::run(&action),
         Command::Proto { check } => proto::generate(check).map(done),

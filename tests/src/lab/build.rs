@@ -100,7 +100,7 @@ impl Builder {
         self
     }
 
-    /// A name of the caller's own instead of one made from the process; such a lab is not swept.
+    /// A name of the caller's own instead of one made from the process.
     #[must_use]
     pub fn named(mut self, id: &str) -> Self {
         self.id = Some(id.to_owned());
@@ -115,7 +115,7 @@ impl Builder {
         guard::check()?;
         sweep::stale();
         let id = self.id.clone().unwrap_or_else(own_id);
-        let directory = sweep::claim(&id, self.id.is_none())?;
+        let directory = sweep::claim(&id)?;
         let nodes = NodeId::ALL.map(|node| place_node(&id, node, &directory));
         let mut lab = Lab {
             id,

@@ -1,0 +1,82 @@
+//! `cargo xtask demo`: two nodes, real pods, real programs, and what was really observed.
+
+mod applications;
+mod certificates;
+mod checks;
+mod interrupt;
+mod pcap;
+mod refusals;
+mod rotation;
+mod telemetry;
+mod wire;
+
+use crate::setup::{self, Purpose};
+use crate::{build, lab, run};
+use anyhow::{Context, Result};
+use checks::Checks;
+use culvert_tests::{Lab, NodeId};
+use std::process::ExitCode;
+
+/// Life of the demo's certificates: short, so that one is rotated before one's eyes.
+const CERTIFICATE_TTL: &str = "30s";
+
+/// How the demo runs.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Leave the lab running and say how to look around in it.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs the command; the exit code tells whether every check passed.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    setup::ensure(&[Purpose::Agent, Purpose::Kernel, Purpose::Run])?;
+    build::run(&build::Arguments::default())?;
+    culvert_tests::check().context("the demo cannot run here")?;
+
+    let id =
+        if arguments.keep { lab::ID.to_owned() } else { format!("demo-{}", std::process::id()) };
+    let interrupt = interrupt::clean_up(&id)?;
+    let mut checks = Checks::default();
+    let outcome = show(&id, arguments.keep, &mut checks);
+    // While the lab is being taken down because of Ctrl-C, what failed here failed because of it.
+    interrupt.wait_if_raised();
+    if let Err(error) = outcome {
+        checks.add("the demo runs to its end", Err(error));
+    }
+    println!("{checks}");
+    Ok(if checks.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(id: &str, keep: bool, checks: &mut Checks) -> Result<()> {
+    run::say("building two nodes, six pods, the CA and two agents");
+    let lab = Lab::builder()
+        .named(id)
+        .standard()
+        .strict()
+        .ca_argument("--min-ttl=10s")
+        .set("ca", "certificateTtl", CERTIFICATE_TTL)
+        .start()?;
+    for id in NodeId::ALL {
+        let agent = lab.agent(id)?.pid();
+        checks::note(&format!("{}: agent is process {agent}", lab.node(id).name()));
+    }
+    let capture = wire::Capture::start(&lab)?;
+    let applications = applications::start(&lab)?;
+    applications.requests(&lab, checks);
+    certificates::presented(&lab, checks);
+    refusals::not_enrolled(&lab, checks);
+    rotation::while_transferring(&lab, &applications, checks);
+    telemetry::access_log(&lab, checks);
+    telemetry::metrics(&lab, checks);
+    capture.judge(&lab, &applications, checks);
+    if keep {
+        applications.keep();
+        println!("{}", lab::look_around(&lab));
+        println!("  nginx serves on b1:80, nghttpd on b2:8080; they go with the lab\n");
+        lab.keep();
+    } else {
+        run::say("taking the lab down");
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! The checks of the demo: shown when they are made, and in a table at the end.
+
+use anyhow::Result;
+use std::fmt;
+
+/// Every check that was made.
+#[derive(Default)]
+pub(crate) struct Checks(Vec<Check>);
+
+struct Check {
+    what: String,
+    passed: bool,
+    observed: String,
+}
+
+/// Begins a part of the demo.
+pub(crate) fn part(title: &str) {
+    println!("\n── {title}");
+}
+
+/// Shows something that was observed.
+pub(crate) fn note(text: &str) {
+    for line in text.lines() {
+        println!("   {line}");
+    }
+}
+
+impl Checks {
+    /// Keeps a check: what was observed, or why it failed.
+    pub(crate) fn add(&mut self, what: &str, outcome: Result<String>) {
+        let (passed, observed) = match outcome {
+            Ok(observed) => (true, observed),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        println!("   {} {what}: {}", if passed { "✓" } else { "✗" }, observed.trim());
+        let observed = observed.lines().next().unwrap_or_default().to_owned();
+        self.0.push(Check { what: what.to_owned(), passed, observed });
+    }
+
+    /// How many failed.
+    pub(crate) fn failed(&self) -> usize {
+        self.0.iter().filter(|check| !check.passed).count()
+    }
+}
+
+impl fmt::Display for Checks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.0.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
+        writeln!(f, "\n   {:<width$}   result   observed", "check")?;
+        for Check { what, passed, observed } in &self.0 {
+            let result = if *passed { "passed" } else { "FAILED" };
+            writeln!(f, "   {what:<width$}   {result}   {observed}")?;
+        }
+        let failed = self.failed();
+        write!(f, "\nchecks: {} passed, {failed} failed", self.0.len() - failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Checks;
+    use anyhow::anyhow;
+
+    #[test]
+    fn closing_line_counts_both() {
+        let mut checks = Checks::default();
+        checks.add("one", Ok("seen".into()));
+        checks.add("two", Err(anyhow!("not seen")));
+        assert_eq!(checks.failed(), 1);
+        assert!(checks.to_string().ends_with("\nchecks: 1 passed, 1 failed"));
+    }
+}

@@ -1,0 +1,45 @@
+//! Ctrl-C takes the lab down before the demo ends.
+
+use anyhow::{Context, Result};
+use culvert_tests::sweep;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// How often the clean-up looks again for what the interrupted demo was just making.
+const ROUNDS: usize = 3;
+
+/// Tells whether the demo was interrupted.
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Does not return when an interrupt is being dealt with: that ends the process.
+    pub(crate) fn wait_if_raised(&self) {
+        while self.0.load(Ordering::SeqCst) {
+            thread::park();
+        }
+    }
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP take down the lab of this name and end the process.
+pub(crate) fn clean_up(id: &str) -> Result<Interrupt> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).context("could not listen for signals")?;
+    let raised = Arc::new(AtomicBool::new(false));
+    let (seen, id) = (Arc::clone(&raised), id.to_owned());
+    thread::spawn(move || {
+        let Some(signal) = signals.forever().next() else { return };
+        seen.store(true, Ordering::SeqCst);
+        eprintln!("\n==> interrupted; taking the lab down");
+        for _ in 0..ROUNDS {
+            if let Err(error) = sweep::remove(&id) {
+                eprintln!("warning: {error:#}");
+            }
+        }
+        process::exit(128 + signal);
+    });
+    Ok(Interrupt(raised))
+}
