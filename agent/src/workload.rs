@@ -9,6 +9,7 @@
 //! A [`Snapshot`] is replaced as a whole and never changed, so that nobody sees a workload
 //! without the policies that came with it.
 
+pub mod file;
 mod model;
 mod snapshot;
 

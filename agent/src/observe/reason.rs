@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Why a flow ended or was refused.
 ///
-/// A closed set: one value is at once the `reason` label of `culvert_flows_failed_total`, the
+/// A closed set: one value is at once the `reason` label of `culvert_flow_failures_total`, the
 /// field of the access log, Istio's `response_flags` and the status of a refused HBONE request.
 /// Every mapping below is total and has no wildcard arm, so that a new variant must be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
