@@ -125,6 +125,7 @@ pub enum WhenAgentDown {
 #[serde(rename_all = "camelCase")]
 pub struct Tunnel {
     /// Event loops; none means one a core. Written as a number, 0 for one a core. Default 0.
+    #[serde(serialize_with = "zero_for_none")]
     pub workers: Option<NonZeroUsize>,
     /// How long a stopping agent lets streams end by themselves, up to an hour. Default 30 seconds.
     #[serde(serialize_with = "human")]
@@ -185,6 +186,11 @@ pub enum ConfigError {
     Invalid(#[from] YamlError),
 }
 
+/// Why a configuration cannot be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot print the configuration; use paths that are UTF-8")]
+pub struct PrintError(#[source] serde_saphyr::SerializeError);
+
 impl Config {
     /// Reads the file at `path`. Relative paths in it are taken from its own directory.
     ///
@@ -207,9 +213,13 @@ impl Config {
         Parser { file: path }.config(raw)
     }
 
-    /// What is in force, as YAML with every field.
-    pub fn print(&self) -> String {
-        serde_saphyr::to_string(self).expect("a configuration holds only strings, numbers and maps")
+    /// What is in force, as YAML with every field. Reads back as the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`PrintError`] when a path is not UTF-8.
+    pub fn print(&self) -> Result<String, PrintError> {
+        serde_saphyr::to_string(self).map_err(PrintError)
     }
 }
 
@@ -259,7 +269,7 @@ impl Parser<'_> {
                 raw.certificate_ttl,
                 "ca.certificateTtl",
                 "24h",
-                Duration::from_secs(10)..=Duration::from_secs(90 * 86_400),
+                Duration::from_secs(10)..=Duration::from_hours(90 * 24),
             )?,
         })
     }
@@ -291,7 +301,7 @@ impl Parser<'_> {
             raw.drain_timeout,
             "tunnel.drainTimeout",
             "30s",
-            Duration::ZERO..=Duration::from_secs(3600),
+            Duration::ZERO..=Duration::from_hours(1),
         )?;
         Ok(Tunnel { workers, drain_timeout })
     }
@@ -443,4 +453,14 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
 
 fn human<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&HumanDuration(*duration))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands the field over by reference")]
+fn zero_for_none<S: serde::Serializer>(
+    number: &Option<NonZeroUsize>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let number = number.map_or(0, NonZeroUsize::get);
+    // A usize has at most 64 bits on every platform with eBPF.
+    serializer.serialize_u64(number as u64)
 }

@@ -16,7 +16,7 @@ fn a_node_name_is_enough() {
     assert_eq!(config.policies, None);
     assert_eq!(config.mesh.ranges.len(), 2);
     assert_eq!(config.ca.token_file, Path::new("/etc/culvert/node1.token"));
-    assert_eq!(config.ca.certificate_ttl, Duration::from_secs(86_400));
+    assert_eq!(config.ca.certificate_ttl, Duration::from_hours(24));
     assert_eq!(config.capture.when_agent_down, WhenAgentDown::Refuse);
     assert_eq!(config.tunnel.workers, None);
     assert!(config.tunnel.worker_count().get() >= 1);
@@ -67,7 +67,7 @@ observe:
 #[test]
 fn what_is_printed_reads_back_as_the_same() {
     let config = parse("node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\n").unwrap();
-    let printed = config.print().replace("workers: null", "workers: 0");
+    let printed = config.print().unwrap();
     assert_eq!(parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")), config);
 }
 

@@ -114,7 +114,7 @@ impl FromStr for HumanDuration {
 impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let fits = |(_, factor): &&(&str, u64)| millis % u128::from(*factor) == 0;
+        let fits = |(_, factor): &&(&str, u64)| millis.is_multiple_of(u128::from(*factor));
         match UNITS.iter().find(fits) {
             Some((unit, factor)) if millis > 0 => {
                 write!(f, "{}{unit}", millis / u128::from(*factor))
