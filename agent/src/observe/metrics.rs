@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::access;
 use super::flow::OpenFlow;
@@ -23,10 +23,7 @@ const EARLY_LINES_A_SECOND: u32 = 100;
 pub struct Metrics(Arc<Inner>);
 
 pub(super) struct Inner {
-    registry: Registry,
-    // Guards the names in `registry`, which the registry itself does not tell before a child of a
-    // family is used. Held only for an insertion or a copy.
-    names: Mutex<BTreeSet<String>>,
+    registry: Registered,
     pub(super) opened: IntCounterVec,
     pub(super) closed: IntCounterVec,
     pub(super) sent: IntCounterVec,
@@ -59,65 +56,89 @@ impl Metrics {
     ///
     /// [`RegisterError`]; not with the definitions below, which a test holds.
     pub fn new() -> Result<Self, RegisterError> {
-        let counter = |name, help, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels)
-                .map_err(|source| RegisterError { name: String::from(name), source })
-        };
-        let gauge = |name, help, labels: &[&str]| {
-            IntGaugeVec::new(Opts::new(name, help), labels)
-                .map_err(|source| RegisterError { name: String::from(name), source })
-        };
-        let build = gauge("culvert_build_info", "The agent's build; always 1.", &["version"])?;
+        let registry = Registered::default();
+        let build =
+            registry.gauges("culvert_build_info", "The agent's build; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let inner = Inner {
-            registry: Registry::new(),
-            names: Mutex::default(),
-            opened: counter("istio_tcp_connections_opened_total", "Flows opened.", &LABELS)?,
-            closed: counter("istio_tcp_connections_closed_total", "Flows closed.", &LABELS)?,
-            sent: counter(
+            opened: registry.counters(
+                "istio_tcp_connections_opened_total",
+                "Flows opened.",
+                &LABELS,
+            )?,
+            closed: registry.counters(
+                "istio_tcp_connections_closed_total",
+                "Flows closed.",
+                &LABELS,
+            )?,
+            sent: registry.counters(
                 "istio_tcp_sent_bytes_total",
                 "Bytes from the destination to the source, at either reporter.",
                 &LABELS,
             )?,
-            received: counter(
+            received: registry.counters(
                 "istio_tcp_received_bytes_total",
                 "Bytes from the source to the destination, at either reporter.",
                 &LABELS,
             )?,
-            failed: counter(
+            failed: registry.counters(
                 "istio_tcp_connections_failed_total",
                 "Flows that ended otherwise than cleanly.",
                 &LABELS,
             )?,
-            failures: counter(
+            failures: registry.counters(
                 "culvert_flow_failures_total",
                 "Flows that ended otherwise than cleanly or never began, by reason.",
                 &["direction", "reason"],
             )?,
-            open: gauge("culvert_flow_open", "Flows open now.", &["direction"])?,
+            open: registry.gauges("culvert_flow_open", "Flows open now.", &["direction"])?,
             early: RateLimit::new(EARLY_LINES_A_SECOND),
-            early_unlogged: counter(
+            early_unlogged: registry.counters(
                 "culvert_observe_unlogged_total",
                 "Failed connections that wrote no line because too many failed in one second.",
                 &["direction"],
             )?,
+            registry,
         };
-        let metrics = Self(Arc::new(inner));
-        let own = &metrics.0;
-        metrics.register(build)?;
-        for family in
-            [&own.opened, &own.closed, &own.sent, &own.received, &own.failed, &own.failures]
-        {
-            metrics.register(family.clone())?;
-        }
-        metrics.register(own.open.clone())?;
-        metrics.register(own.early_unlogged.clone())?;
         for reporter in [Reporter::Source, Reporter::Destination] {
             // Present from the start, so that an alert on them can tell zero from absent.
-            own.open.with_label_values(&[reporter.direction()]);
-            own.early_unlogged.with_label_values(&[reporter.direction()]);
+            inner.open.with_label_values(&[reporter.direction()]);
+            inner.early_unlogged.with_label_values(&[reporter.direction()]);
         }
-        Ok(metrics)
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Makes and registers a family of counters with these labels, for a stage of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Metrics::register`].
+    pub fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, RegisterError> {
+        self.0.registry.counters(name, help, labels)
+    }
+
+    /// Makes and registers a gauge without labels.
+    ///
+    /// # Errors
+    ///
+    /// As [`Metrics::register`].
+    pub fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, RegisterError> {
+        let gauge = IntGauge::new(name, help)
+            .map_err(|source| RegisterError { name: name.to_owned(), source })?;
+        self.0.registry.register(gauge.clone())?;
+        Ok(gauge)
+    }
+
+    /// The registry itself, for a stage that registers its collectors there.
+    ///
+    /// What is registered so is in [`Metrics::names`] only once it has a value.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry.registry
     }
 
     /// Adds a stage's own collector. Its name begins with `culvert_`, is described in
@@ -127,20 +148,15 @@ impl Metrics {
     ///
     /// [`RegisterError`] when the name is taken.
     pub fn register<C: Collector + 'static>(&self, collector: C) -> Result<(), RegisterError> {
-        let names: Vec<_> = collector.desc().iter().map(|desc| desc.fq_name.clone()).collect();
-        let name = names.first().cloned().unwrap_or_default();
-        self.0
-            .registry
-            .register(Box::new(collector))
-            .map_err(|source| RegisterError { name, source })?;
-        self.0.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
-        Ok(())
+        self.0.registry.register(collector)
     }
 
     /// The name of every registered family, used or not, sorted.
     pub fn names(&self) -> Vec<String> {
-        let names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.iter().cloned().collect()
+        let mut names =
+            self.0.registry.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        names.extend(self.registry().gather().iter().map(|family| family.name().to_owned()));
+        names.into_iter().collect()
     }
 
     /// All metrics in Prometheus' text format.
@@ -149,7 +165,7 @@ impl Metrics {
     ///
     /// [`EncodeError`] when a collector is broken.
     pub fn encode(&self) -> Result<String, EncodeError> {
-        TextEncoder::new().encode_to_string(&self.0.registry.gather()).map_err(EncodeError)
+        TextEncoder::new().encode_to_string(&self.registry().gather()).map_err(EncodeError)
     }
 
     /// Counts a flow as opened and begins to count its bytes.
@@ -184,5 +200,50 @@ impl Metrics {
         } else {
             self.0.early_unlogged.with_label_values(&[direction]).inc();
         }
+    }
+}
+
+/// A registry that knows the names in it.
+#[derive(Default)]
+struct Registered {
+    registry: Registry,
+    // Guards the names of what is in `registry`, which the registry itself does not tell before a
+    // child of a family is used. Held only for an insertion or a copy.
+    names: Mutex<BTreeSet<String>>,
+}
+
+impl Registered {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, RegisterError> {
+        let family = IntCounterVec::new(Opts::new(name, help), labels)
+            .map_err(|source| RegisterError { name: name.to_owned(), source })?;
+        self.register(family.clone())?;
+        Ok(family)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, RegisterError> {
+        let family = IntGaugeVec::new(Opts::new(name, help), labels)
+            .map_err(|source| RegisterError { name: name.to_owned(), source })?;
+        self.register(family.clone())?;
+        Ok(family)
+    }
+
+    fn register<C: Collector + 'static>(&self, collector: C) -> Result<(), RegisterError> {
+        let names: Vec<_> = collector.desc().iter().map(|desc| desc.fq_name.clone()).collect();
+        let name = names.first().cloned().unwrap_or_default();
+        self.registry
+            .register(Box::new(collector))
+            .map_err(|source| RegisterError { name, source })?;
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+        Ok(())
     }
 }

@@ -28,7 +28,7 @@ const CONNECTIONS: usize = 64;
 /// Time for the head of a request, and so also the idle time between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest life of a connection. Longer than Prometheus' usual interval, so it is kept.
-const LIFE: Duration = Duration::from_secs(300);
+const LIFE: Duration = Duration::from_mins(5);
 /// What a failing accept waits: mostly the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

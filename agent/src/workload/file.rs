@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use culvert_spiffe::TrustDomain;
-use prometheus::{IntCounterVec, IntGauge, Opts};
+use prometheus::{IntCounterVec, IntGauge};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -119,19 +119,12 @@ impl Source {
         files: Files,
         metrics: &Metrics,
     ) -> Result<(Self, watch::Receiver<Arc<Snapshot>>), FileError> {
-        let taken = "both names are new and well-formed";
-        let reloads = IntCounterVec::new(
-            Opts::new(
-                "culvert_workload_reload_total",
-                "Edits of the workloads and policies files, by what came of them.",
-            ),
+        let reloads = metrics.counters(
+            "culvert_workload_reload_total",
+            "Edits of the workloads and policies files, by what came of them.",
             &["result"],
-        )
-        .expect(taken);
-        let entries =
-            IntGauge::new("culvert_workload_entries", "Workloads in force.").expect(taken);
-        metrics.register(reloads.clone())?;
-        metrics.register(entries.clone())?;
+        )?;
+        let entries = metrics.gauge("culvert_workload_entries", "Workloads in force.")?;
         for result in ["ok", "refused"] {
             reloads.with_label_values(&[result]);
         }
@@ -145,7 +138,7 @@ impl Source {
     /// Follows the files until `stop` is cancelled.
     ///
     /// Notices a file written in place, replaced by a rename, or reached through a link that is
-    /// swapped, as a mounted ConfigMap is. Cancel safe: dropped, it only stops following.
+    /// swapped, as a mounted `ConfigMap` is. Cancel safe: dropped, it only stops following.
     pub async fn watch(mut self, stop: CancellationToken) {
         let paths = std::iter::once(&self.files.workloads).chain(&self.files.policies);
         let mut watcher = Watcher::new(paths.map(PathBuf::as_path));

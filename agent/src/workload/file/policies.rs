@@ -46,7 +46,7 @@ struct RawMetadata {
     _managed_fields: IgnoredAny,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawSpec {
     selector: Option<RawSelector>,
@@ -96,88 +96,103 @@ impl From<RawMtls> for MtlsMode {
 /// [`YamlError`] at the first document that is wrong in itself or has the name of an earlier one.
 pub fn parse(file: &Path, text: &str) -> Result<Vec<PeerAuthentication>, YamlError> {
     let raw: Vec<RawPolicy> = yaml::stream(file, text)?;
-    let mut seen = HashMap::new();
-    raw.into_iter().map(|raw| policy(file, raw, &mut seen)).collect()
+    let mut parser = Parser { file, seen: HashMap::new() };
+    raw.into_iter().map(|raw| parser.policy(raw)).collect()
 }
 
-fn policy(
-    file: &Path,
-    raw: RawPolicy,
-    seen: &mut HashMap<(String, String), u64>,
-) -> Result<PeerAuthentication, YamlError> {
-    let refuse = |place: Location, field: &str, problem: &str, expected: &str| {
-        YamlError::at(file, place, format_args!("`{field}`: {problem}; expected {expected}"))
-    };
-    let is_no = |text: &Spanned<String>, field: &str, what: &str, expected: &str| {
-        let problem = format!("`{}` is no {what}", text.value.escape_debug());
-        refuse(text.referenced, field, &problem, expected)
-    };
-    if !matches!(&*raw.api_version.value, "security.istio.io/v1" | "security.istio.io/v1beta1") {
-        let expected = "security.istio.io/v1 or security.istio.io/v1beta1";
-        return Err(is_no(&raw.api_version, "apiVersion", "version known here", expected));
-    }
-    if raw.kind.value != "PeerAuthentication" {
-        return Err(is_no(&raw.kind, "kind", "kind known here", "PeerAuthentication"));
-    }
-    let RawMetadata { name, namespace, creation_timestamp, .. } = raw.metadata;
-    if !is_dns_name(&name.value) {
-        let expected = "a lower-case name of letters, digits, `-` and `.`";
-        return Err(is_no(&name, "metadata.name", "name", expected));
-    }
-    let namespace = match namespace {
-        Some(text) if is_dns_label(&text.value) => text.value,
-        Some(text) => {
-            let expected = "1 to 63 lower-case letters, digits and `-`";
-            return Err(is_no(&text, "metadata.namespace", "namespace", expected));
+struct Parser<'a> {
+    file: &'a Path,
+    // Namespace and name of each document so far, and its line.
+    seen: HashMap<(String, String), u64>,
+}
+
+impl Parser<'_> {
+    fn policy(&mut self, raw: RawPolicy) -> Result<PeerAuthentication, YamlError> {
+        let RawPolicy { api_version, kind, metadata, spec, .. } = raw;
+        if !matches!(&*api_version.value, "security.istio.io/v1" | "security.istio.io/v1beta1") {
+            let expected = "security.istio.io/v1 or security.istio.io/v1beta1";
+            return Err(self.is_no(&api_version, "apiVersion", "version known here", expected));
         }
-        // As kubectl does.
-        None => "default".to_owned(),
-    };
-    let created = match creation_timestamp {
-        Some(text) => match OffsetDateTime::parse(&text.value, &Rfc3339) {
-            Ok(time) => Some(time.unix_timestamp_nanos()),
-            Err(_) => {
-                let expected = "such as 2026-01-31T12:00:00Z";
-                return Err(is_no(&text, "metadata.creationTimestamp", "time", expected));
-            }
-        },
-        None => None,
-    };
-    let key = (namespace.clone(), name.value.clone());
-    if let Some(first) = seen.insert(key, name.referenced.line()) {
-        let problem = format!("`{namespace}/{}` already stands on line {first}", name.value);
-        let expected = "one document for each name of a namespace";
-        return Err(refuse(name.referenced, "metadata.name", &problem, expected));
+        if kind.value != "PeerAuthentication" {
+            return Err(self.is_no(&kind, "kind", "kind known here", "PeerAuthentication"));
+        }
+        let created = self.created(metadata.creation_timestamp.as_ref())?;
+        let (namespace, name) = self.name(metadata)?;
+        let RawSpec { selector, mtls, port_level_mtls } = spec.unwrap_or_default();
+        let selector = selector.map(|selector| selector.match_labels).unwrap_or_default();
+        let ports = match port_level_mtls {
+            Some(ports) => self.ports(ports, !selector.is_empty())?,
+            None => BTreeMap::new(),
+        };
+        let mode = mtls.map(MtlsMode::from).unwrap_or_default();
+        Ok(PeerAuthentication { name, namespace, created, selector, mode, ports })
     }
-    let spec = raw.spec.unwrap_or(RawSpec { selector: None, mtls: None, port_level_mtls: None });
-    let selector = spec.selector.map(|selector| selector.match_labels).unwrap_or_default();
-    let mut ports = BTreeMap::new();
-    if let Some(raw_ports) = spec.port_level_mtls {
-        if selector.is_empty() && !raw_ports.value.is_empty() {
-            let problem = "there is no selector";
+
+    fn name(&mut self, metadata: RawMetadata) -> Result<(String, String), YamlError> {
+        let RawMetadata { name, namespace, .. } = metadata;
+        if !is_dns_name(&name.value) {
+            let expected = "a lower-case name of letters, digits, `-` and `.`";
+            return Err(self.is_no(&name, "metadata.name", "name", expected));
+        }
+        let namespace = match namespace {
+            Some(text) if is_dns_label(&text.value) => text.value,
+            Some(text) => {
+                let expected = "1 to 63 lower-case letters, digits and `-`";
+                return Err(self.is_no(&text, "metadata.namespace", "namespace", expected));
+            }
+            // As kubectl does.
+            None => "default".to_owned(),
+        };
+        let key = (namespace, name.value);
+        if let Some(first) = self.seen.insert(key.clone(), name.referenced.line()) {
+            let problem = format!("`{}/{}` already stands on line {first}", key.0, key.1);
+            let expected = "one document for each name of a namespace";
+            return Err(self.refuse(name.referenced, "metadata.name", &problem, expected));
+        }
+        Ok(key)
+    }
+
+    fn created(&self, text: Option<&Spanned<String>>) -> Result<Option<i128>, YamlError> {
+        let Some(text) = text else { return Ok(None) };
+        let time = OffsetDateTime::parse(&text.value, &Rfc3339).map_err(|_| {
+            let expected = "such as 2026-01-31T12:00:00Z";
+            self.is_no(text, "metadata.creationTimestamp", "time", expected)
+        })?;
+        Ok(Some(time.unix_timestamp_nanos()))
+    }
+
+    fn ports(
+        &self,
+        raw: Spanned<BTreeMap<String, Spanned<RawMtls>>>,
+        has_selector: bool,
+    ) -> Result<BTreeMap<u16, MtlsMode>, YamlError> {
+        const FIELD: &str = "spec.portLevelMtls";
+        if !has_selector && !raw.value.is_empty() {
             let expected = "`spec.selector.matchLabels` to say whose ports are meant";
-            return Err(refuse(raw_ports.referenced, "spec.portLevelMtls", problem, expected));
+            return Err(self.refuse(raw.referenced, FIELD, "there is no selector", expected));
         }
-        for (port, mtls) in raw_ports.value {
-            let number = port.parse::<u16>().ok().filter(|number| *number != 0);
-            let Some(number) = number else {
-                let problem = format!("`{}` is no port", port.escape_debug());
-                let expected = "a number from 1 to 65535";
-                return Err(refuse(mtls.referenced, "spec.portLevelMtls", &problem, expected));
-            };
-            if ports.insert(number, mtls.value.into()).is_some() {
-                let problem = format!("port {number} is given twice");
-                let expected = "each port once";
-                return Err(refuse(mtls.referenced, "spec.portLevelMtls", &problem, expected));
+        let mut ports = BTreeMap::new();
+        for (text, mtls) in raw.value {
+            let port = text.parse::<u16>().ok().filter(|port| *port != 0);
+            let port = port.ok_or_else(|| {
+                let problem = format!("`{}` is no port", text.escape_debug());
+                self.refuse(mtls.referenced, FIELD, &problem, "a number from 1 to 65535")
+            })?;
+            // `80` and `080` are two keys and one port.
+            if ports.insert(port, mtls.value.into()).is_some() {
+                let problem = format!("port {port} is given twice");
+                return Err(self.refuse(mtls.referenced, FIELD, &problem, "each port once"));
             }
         }
+        Ok(ports)
     }
-    Ok(PeerAuthentication {
-        name: name.value,
-        namespace,
-        created,
-        selector,
-        mode: spec.mtls.map(MtlsMode::from).unwrap_or_default(),
-        ports,
-    })
+
+    fn is_no(&self, text: &Spanned<String>, field: &str, what: &str, expected: &str) -> YamlError {
+        let problem = format!("`{}` is no {what}", text.value.escape_debug());
+        self.refuse(text.referenced, field, &problem, expected)
+    }
+
+    fn refuse(&self, place: Location, field: &str, problem: &str, expected: &str) -> YamlError {
+        YamlError::at(self.file, place, format_args!("`{field}`: {problem}; expected {expected}"))
+    }
 }

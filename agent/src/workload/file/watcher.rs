@@ -109,12 +109,7 @@ async fn readable(inotify: Option<&AsyncFd<OwnedFd>>) -> bool {
     let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = inotify::Reader::new(inotify.get_ref(), &mut buffer);
-    loop {
-        match reader.next() {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => break,
-        }
-    }
+    while let Ok(_) | Err(Errno::INTR) = reader.next() {}
     ready.clear_ready();
     true
 }
