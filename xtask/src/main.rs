@@ -6,6 +6,7 @@
 
 mod build;
 mod build_ebpf;
+mod check;
 mod demo;
 mod lab;
 mod paths;
@@ -39,6 +40,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Check format, lints, the direction of the stages, words and dependencies.
+    Check(check::Arguments),
     /// Show it: two nodes, real pods and programs, and what was really observed.
     Demo(demo::Arguments),
     /// Run the unit tests, then the scenarios on the real kernel.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments).map(done),
         Command::BuildEbpf => build_ebpf::run().map(drop).map(done),
         Command::Build(arguments) => build::run(&arguments).map(drop).map(done),
+        Command::Check(arguments) => check::run(&arguments).map(done),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Lab(action) => lab::run(&action),
