@@ -35,8 +35,9 @@ use certificate::ServerCertificate;
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Longest a call may take, its body included.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
-/// Calls of one connection at a time; an agent keeps one connection.
-const CALLS_OF_A_CONNECTION: u32 = 64;
+/// Calls of one connection at a time; an agent keeps one connection. Not under the 100 that clients
+/// assume until they have read our settings, or a burst on a new connection would be refused.
+const CALLS_OF_A_CONNECTION: u32 = 128;
 /// Age at which a connection is asked to go, so that a replaced certificate is seen.
 const CONNECTION_AGE: Duration = Duration::from_hours(12);
 /// How often files and certificates are looked at.

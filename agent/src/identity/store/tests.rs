@@ -1,1 +1,297 @@
+//! The store against the real authority, over real TLS on the loopback.
 
+use std::net::SocketAddr;
+use std::path::Path;
+
+use culvert_ca::authority::{Authority, Lifetimes, ROOT_CERTIFICATES_FILE};
+use culvert_ca::directory::Directory;
+use culvert_ca::placement::PlacementFile;
+use culvert_ca::server::{self, Parts};
+use culvert_ca::token::NodeTokens;
+use time::OffsetDateTime;
+use tokio::io::duplex;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::identity::handshake;
+
+const WORKLOADS: &str = "
+workloads:
+  - {name: a1, namespace: default, serviceAccount: web, node: node1}
+  - {name: a2, namespace: default, serviceAccount: api, node: node1}
+  - {name: b1, namespace: default, serviceAccount: db, node: node2}
+";
+/// Far more than anything here takes; a test that gets there has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An authority's directory, and where it serves.
+struct Lab {
+    directory: tempfile::TempDir,
+    address: SocketAddr,
+    registry: prometheus::Registry,
+    tasks: JoinSet<()>,
+}
+
+/// A running authority.
+struct Running {
+    cancel: CancellationToken,
+    server: JoinSet<Result<(), server::ServeError>>,
+}
+
+impl Lab {
+    /// Files and an address, but nobody who serves there yet.
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        std::fs::write(path.join("workloads.yaml"), WORKLOADS).unwrap();
+        let files = Directory::open(path).unwrap();
+        let tokens = NodeTokens::open(&files).unwrap();
+        let now = OffsetDateTime::now_utc();
+        let token = tokens.create("node1", Duration::from_hours(1), now).unwrap();
+        std::fs::write(path.join("token"), token.as_bytes()).unwrap();
+        Authority::open(files, "td".parse().unwrap(), now).unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let registry = prometheus::Registry::new();
+        Self { directory, address, registry, tasks: JoinSet::new() }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    async fn authority(&self, least: Duration) -> Running {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        let files = Directory::open(self.path()).unwrap();
+        let domain: culvert_spiffe::TrustDomain = "td".parse().unwrap();
+        let authenticator = NodeTokens::open(&files).unwrap();
+        let authority = Authority::open(files, domain.clone(), OffsetDateTime::now_utc()).unwrap();
+        let placement = PlacementFile::open(&self.path().join("workloads.yaml"), domain).unwrap();
+        let most = Duration::from_hours(1);
+        let parts = Parts {
+            authority: Arc::new(authority),
+            placement: Arc::new(placement),
+            authenticator,
+            lifetimes: Lifetimes { default: most, least, most },
+            names: vec![],
+            metrics: None,
+        };
+        let cancel = CancellationToken::new();
+        let mut server = JoinSet::new();
+        server.spawn(server::serve(listener, parts, cancel.clone()));
+        Running { cancel, server }
+    }
+
+    /// A store as the agent of node1 has it.
+    async fn store(&mut self, ttl: Duration) -> IdentityStore {
+        let settings = Settings {
+            ca_address: self.address,
+            root_file: self.path().join(ROOT_CERTIFICATES_FILE),
+            token_file: self.path().join("token"),
+            node: "node1".to_owned(),
+            trust_domain: "td".parse().unwrap(),
+            certificate_ttl: ttl,
+        };
+        let cancel = CancellationToken::new();
+        let (store, tasks) = IdentityStore::start(settings, cancel, &self.registry).await.unwrap();
+        self.tasks.spawn(tasks.join());
+        store
+    }
+}
+
+impl Running {
+    async fn stop(mut self) {
+        self.cancel.cancel();
+        self.server.join_next().await.unwrap().unwrap().unwrap();
+    }
+}
+
+fn id(account: &str) -> SpiffeId {
+    format!("spiffe://td/ns/default/sa/{account}").parse().unwrap()
+}
+
+/// Waits until what connections see of an identity is `such`.
+async fn until(hold: &IdentityHold, such: impl FnMut(&Current) -> bool) -> Current {
+    let mut current = hold.entry.current.subscribe();
+    timeout(PATIENCE, current.wait_for(such)).await.unwrap().unwrap().clone()
+}
+
+fn last_error(current: &Current) -> String {
+    match current {
+        Current::Absent(Some(error)) => chain(&**error),
+        Current::Absent(None) | Current::Ready(_) => panic!("no error"),
+    }
+}
+
+#[tokio::test]
+async fn issued_svids_shake_hands_and_one_entry_serves_many_pods() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    let holds = [store.hold(&id("web")), store.hold(&id("web")), store.hold(&id("api"))];
+    assert_eq!(store.len(), 2);
+    let (web, api) = (store.svid(&id("web")).await.unwrap(), holds[2].svid().await.unwrap());
+    assert!(Arc::ptr_eq(&web, &holds[1].svid().await.unwrap()));
+
+    let (expected, (near, far)) = (id("api"), duplex(64 * 1024));
+    let (near, far) =
+        tokio::join!(handshake::connect(&web, &expected, near), handshake::accept(&api, far));
+    assert_eq!(near.unwrap().1.id(), &id("api"));
+    assert_eq!(far.unwrap().1.id(), &id("web"));
+
+    let text = prometheus::TextEncoder::new().encode_to_string(&lab.registry.gather()).unwrap();
+    for line in [
+        "culvert_identity_issuance_total{kind=\"first\",result=\"ok\"} 2",
+        "culvert_identity_handshakes_total{reason=\"ok\",role=\"client\"} 1",
+        "culvert_identity_svid_expiry_seconds{identity=\"spiffe://td/ns/default/sa/web\"}",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn svid_is_renewed_before_its_end_with_a_fresh_key() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_secs(3)).await;
+    let hold = store.hold(&id("web"));
+    let first = hold.svid().await.unwrap();
+    let next =
+        until(&hold, |now| matches!(now, Current::Ready(svid) if !Arc::ptr_eq(svid, &first)));
+    let Current::Ready(next) = next.await else { panic!("withdrawn instead of renewed") };
+    assert!(!first.is_expired(UnixTime::now()), "renewed while the old one was good");
+    assert_ne!(first.chain()[0], next.chain()[0]);
+    assert!(next.not_after().as_secs() > first.not_after().as_secs());
+}
+
+#[tokio::test]
+async fn svid_serves_to_its_end_while_the_authority_is_away_and_not_longer() {
+    let mut lab = Lab::new().await;
+    let authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_secs(3)).await;
+    let hold = store.hold(&id("web"));
+    let svid = hold.svid().await.unwrap();
+    authority.stop().await;
+    until(&hold, |now| matches!(now, Current::Absent(_))).await;
+    assert!(
+        SystemTime::now()
+            >= SystemTime::UNIX_EPOCH + Duration::from_secs(svid.not_after().as_secs())
+    );
+
+    let _back = lab.authority(Duration::from_secs(1)).await;
+    until(&hold, |now| matches!(now, Current::Ready(_))).await;
+}
+
+#[tokio::test]
+async fn connection_waits_for_an_authority_that_comes_up_late() {
+    let mut lab = Lab::new().await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    let hold = store.hold(&id("web"));
+    let refused = until(&hold, |now| matches!(now, Current::Absent(Some(_)))).await;
+    assert!(last_error(&refused).contains("check that `culvert ca serve` runs there"));
+    let (svid, _authority) = tokio::join!(hold.svid(), lab.authority(Duration::from_secs(1)));
+    assert_eq!(svid.unwrap().id(), &id("web"));
+}
+
+#[tokio::test]
+async fn identity_of_another_node_is_refused_until_its_workload_comes_here() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    let hold = store.hold(&id("db"));
+    let refused = until(&hold, |now| matches!(now, Current::Absent(Some(_)))).await;
+    let text = last_error(&refused);
+    assert!(text.contains("authority refused") && !text.contains("not_on_node"), "{text}");
+
+    std::fs::write(lab.path().join("workloads.yaml"), WORKLOADS.replace("node2", "node1")).unwrap();
+    until(&hold, |now| matches!(now, Current::Ready(_))).await;
+}
+
+#[tokio::test]
+async fn nobody_but_the_authority_is_believed_to_be_it() {
+    // The impostor holds a good certificate of the mesh, but of a workload.
+    let mut lab = Lab::new().await;
+    let files = Directory::open(lab.path()).unwrap();
+    let authority =
+        Authority::open(files, "td".parse().unwrap(), OffsetDateTime::now_utc()).unwrap();
+    let serving = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    let hold = store.hold(&id("web"));
+    let svid = hold.svid().await.unwrap();
+    serving.stop().await;
+    drop(authority);
+
+    let listener = TcpListener::bind(lab.address).await.unwrap();
+    let impostor = async {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            // The client goes away as soon as it has seen the certificate.
+            let _ = handshake::accept(&svid, tcp).await;
+        }
+    };
+    let other = store.hold(&id("api"));
+    let refused = tokio::select! {
+        refused = until(&other, |now| matches!(now, Current::Absent(Some(_)))) => refused,
+        () = impostor => panic!("never ends"),
+    };
+    let text = last_error(&refused);
+    assert!(text.contains("expected spiffe://td/ns/culvert-system/sa/culvert-ca"), "{text}");
+}
+
+#[tokio::test]
+async fn missing_token_says_how_to_make_one() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    std::fs::remove_file(lab.path().join("token")).unwrap();
+    let store = lab.store(Duration::from_hours(1)).await;
+    let hold = store.hold(&id("web"));
+    let refused = until(&hold, |now| matches!(now, Current::Absent(Some(_)))).await;
+    assert!(last_error(&refused).contains("culvert ca token create node1"));
+}
+
+#[tokio::test]
+async fn wiped_identity_is_gone_and_a_used_one_is_not_wiped() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    assert!(matches!(store.svid(&id("web")).await, Err(SvidError::NotHeld { .. })));
+    let hold = store.hold(&id("web"));
+    hold.svid().await.unwrap();
+    let entry = hold.entry.clone();
+    assert!(!store.shared.wipe(&entry), "still referenced");
+    drop(hold);
+    assert!(store.shared.wipe(&entry));
+    assert!(store.is_empty());
+    assert!(entry.ready().is_none());
+}
+
+#[tokio::test]
+async fn svid_is_had_from_another_runtime() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    let _hold = store.hold(&id("web"));
+    let worker = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(store.svid(&id("web")))
+    });
+    assert_eq!(worker.await.unwrap().unwrap().id(), &id("web"));
+}
+
+#[tokio::test]
+async fn stop_ends_every_task() {
+    let lab = Lab::new().await;
+    let settings = Settings {
+        ca_address: lab.address,
+        root_file: lab.path().join(ROOT_CERTIFICATES_FILE),
+        token_file: lab.path().join("token"),
+        node: "node1".to_owned(),
+        trust_domain: "td".parse().unwrap(),
+        certificate_ttl: Duration::from_hours(1),
+    };
+    let cancel = CancellationToken::new();
+    let (store, tasks) =
+        IdentityStore::start(settings, cancel.clone(), &lab.registry).await.unwrap();
+    let _holds: Vec<_> = ["web", "api", "db"].map(|account| store.hold(&id(account))).into();
+    cancel.cancel();
+    timeout(PATIENCE, tasks.join()).await.unwrap();
+}
