@@ -156,3 +156,49 @@ fn create_token(arguments: &Create) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn arguments_are_consistent_and_have_defaults() {
+        Program::command().debug_assert();
+        let words = "ca serve --dir d --workloads w --san ca.example.org --san fd00::1";
+        let Command::Serve(serve) = Program::parse_from(words.split(' ')).command else {
+            panic!("serve");
+        };
+        assert_eq!(serve.listen.port(), 15012);
+        assert_eq!(serve.max_ttl, Duration::from_hours(24));
+        assert_eq!(serve.names.len(), 2);
+        for wrong in ["--san a_b/c", "--trust-domain TD", "--min-ttl 10", "--listen x"] {
+            let words = format!("ca serve --dir d --workloads w {wrong}");
+            assert!(Program::try_parse_from(words.split(' ')).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn token_file_is_for_its_owner_only_and_replaced_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let (directory, file) = (temp.path().join("ca"), temp.path().join("node1.token"));
+        for _ in 0..2 {
+            let words = ["ca", "token", "create", "node1", "--dir"].map(Into::into).into_iter();
+            let words = words.chain([directory.clone().into_os_string(), "--output".into()]);
+            let program = Program::parse_from(words.chain([file.clone().into_os_string()]));
+            run(program.command).unwrap();
+        }
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        assert_eq!(std::fs::read_to_string(&file).unwrap().split('.').count(), 3);
+    }
+}

@@ -1,7 +1,7 @@
 //! Which node may ask for which identity: those of the enrolled workloads that run on it, as the
 //! same workloads.yaml says that the agents read.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -75,7 +75,7 @@ impl Placement {
         })?;
         let mut placement = Self::default();
         for workload in file.workloads.into_iter().filter(|workload| workload.enrolled) {
-            let Workload { name, namespace, service_account, node, .. } = workload;
+            let Workload { name, namespace, service_account, node, enrolled: _ } = workload;
             let id = match SpiffeId::new(trust_domain, &namespace, &service_account) {
                 Ok(id) => id,
                 Err(source) => {
@@ -108,8 +108,6 @@ struct Workload {
     node: String,
     #[serde(default = "enrolled")]
     enrolled: bool,
-    #[serde(flatten)]
-    _rest: BTreeMap<String, serde::de::IgnoredAny>,
 }
 
 /// What Kubernetes gives a pod that names none.

@@ -265,16 +265,14 @@ impl TrustBundle {
             webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
                 VerifyError::IssuerOutsideDates { id: id.clone(), now: clock(now), source }
             }
-            webpki::Error::UnknownIssuer => VerifyError::UnknownIssuer {
-                id: id.clone(),
-                trust_domain: self.trust_domain().clone(),
-            },
-            // The usual sign of another root with the same name: the path is found by name and
-            // fails at the signature.
-            webpki::Error::InvalidSignatureForPublicKey => VerifyError::UnknownIssuer {
-                id: id.clone(),
-                trust_domain: self.trust_domain().clone(),
-            },
+            // The second is the usual sign of another root with the same name: the path is found
+            // by name and fails at the signature.
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+                VerifyError::UnknownIssuer {
+                    id: id.clone(),
+                    trust_domain: self.trust_domain().clone(),
+                }
+            }
             source => VerifyError::Path { id: id.clone(), source },
         };
         let leaf = EndEntityCert::try_from(leaf).map_err(broken)?;

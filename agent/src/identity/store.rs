@@ -22,6 +22,7 @@ use super::ca_client::{CaClient, IssueError, Settings};
 use super::metrics::IdentityMetrics;
 use super::state::{Action, Draw, Event, Lease, State};
 use super::svid::Svid;
+use crate::observe::Reason;
 
 /// Longest a connection waits for the first certificate of its workload.
 pub const SVID_WAIT: Duration = Duration::from_secs(5);
@@ -79,6 +80,15 @@ pub enum SvidError {
         #[source]
         source: Option<Arc<IssueError>>,
     },
+}
+
+impl SvidError {
+    /// The reason under which the connection is counted and logged.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotHeld { .. } | Self::TimedOut { .. } => Reason::NoIdentity,
+        }
+    }
 }
 
 /// SVIDs by identity. Cloning shares the store.
