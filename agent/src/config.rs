@@ -26,24 +26,22 @@
 //!
 //! Values above are the defaults. Secrets never stand in it, only the paths of their files.
 
+mod parser;
 mod raw;
 #[cfg(test)]
 mod tests;
 pub mod value;
 pub mod yaml;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use culvert_spiffe::TrustDomain;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_saphyr::Spanned;
 
 pub use value::{HostPort, HumanDuration};
 pub use yaml::YamlError;
@@ -210,7 +208,7 @@ impl Config {
     /// [`YamlError`] at the first thing that is wrong.
     pub fn parse(path: &Path, text: &str) -> Result<Self, YamlError> {
         let raw: raw::Raw = yaml::document(path, text)?;
-        Parser { file: path }.config(raw)
+        parser::Parser { file: path }.config(raw)
     }
 
     /// What is in force, as YAML with every field. Reads back as the same configuration.
@@ -220,220 +218,6 @@ impl Config {
     /// [`PrintError`] when a path is not UTF-8.
     pub fn print(&self) -> Result<String, PrintError> {
         serde_saphyr::to_string(self).map_err(PrintError)
-    }
-}
-
-/// Turns the file's fields into values; knows the file for errors and relative paths.
-struct Parser<'a> {
-    file: &'a Path,
-}
-
-impl Parser<'_> {
-    fn config(&self, raw: raw::Raw) -> Result<Config, YamlError> {
-        let node = self.name(raw.node, "node", "the name of this node in the workloads file")?;
-        Ok(Config {
-            trust_domain: self.value(raw.trust_domain, "trustDomain", "cluster.local")?,
-            workloads: self.path(raw.workloads, "workloads", "workloads.yaml")?,
-            policies: raw.policies.map(|p| self.path(Some(p), "policies", "")).transpose()?,
-            mesh: self.mesh(raw.mesh)?,
-            ca: self.ca(raw.ca, &node)?,
-            capture: self.capture(raw.capture)?,
-            tunnel: self.tunnel(raw.tunnel)?,
-            observe: self.observe(raw.observe)?,
-            node,
-        })
-    }
-
-    fn mesh(&self, raw: raw::Mesh) -> Result<Mesh, YamlError> {
-        let root_namespace = match raw.root_namespace {
-            Some(name) => self.name(name, "mesh.rootNamespace", "the name of a namespace")?,
-            None => "istio-system".to_owned(),
-        };
-        let ranges = match raw.ranges {
-            Some(ranges) => {
-                ranges.into_iter().map(|range| self.range(&range)).collect::<Result<_, _>>()?
-            }
-            None => {
-                vec![IpNet::from(ipnet::Ipv4Net::default()), IpNet::from(ipnet::Ipv6Net::default())]
-            }
-        };
-        Ok(Mesh { root_namespace, ranges })
-    }
-
-    fn ca(&self, raw: raw::Ca, node: &str) -> Result<Ca, YamlError> {
-        Ok(Ca {
-            address: self.value(raw.address, "ca.address", "127.0.0.1:15012")?,
-            root_file: self.path(raw.root_file, "ca.rootFile", "root-cert.pem")?,
-            token_file: self.path(raw.token_file, "ca.tokenFile", &format!("{node}.token"))?,
-            certificate_ttl: self.duration(
-                raw.certificate_ttl,
-                "ca.certificateTtl",
-                "24h",
-                Duration::from_secs(10)..=Duration::from_hours(90 * 24),
-            )?,
-        })
-    }
-
-    fn capture(&self, raw: raw::Capture) -> Result<Capture, YamlError> {
-        Ok(Capture {
-            cgroup: raw.cgroup.map(|c| self.path(Some(c), "capture.cgroup", "")).transpose()?,
-            pin_directory: self.path(
-                raw.pin_directory,
-                "capture.pinDirectory",
-                "/sys/fs/bpf/culvert",
-            )?,
-            when_agent_down: raw.when_agent_down.unwrap_or_default(),
-        })
-    }
-
-    fn tunnel(&self, raw: raw::Tunnel) -> Result<Tunnel, YamlError> {
-        const MOST: u64 = 1024;
-        let workers = match raw.workers {
-            Some(workers) if workers.value > MOST => {
-                let problem = format!("{} is out of range", workers.value);
-                let expected = "0 for one a core, or 1 to 1024";
-                return Err(self.refuse(workers.referenced, "tunnel.workers", &problem, expected));
-            }
-            Some(workers) => usize::try_from(workers.value).ok().and_then(NonZeroUsize::new),
-            None => None,
-        };
-        let drain_timeout = self.duration(
-            raw.drain_timeout,
-            "tunnel.drainTimeout",
-            "30s",
-            Duration::ZERO..=Duration::from_hours(1),
-        )?;
-        Ok(Tunnel { workers, drain_timeout })
-    }
-
-    fn observe(&self, raw: raw::Observe) -> Result<Observe, YamlError> {
-        Ok(Observe {
-            metrics: self.listen(raw.metrics, "observe.metrics", 15020)?,
-            readiness: self.listen(raw.readiness, "observe.readiness", 15021)?,
-            log: self.filter(raw.log)?,
-            log_format: raw.log_format.unwrap_or_default(),
-            access_log: raw.access_log.unwrap_or(true),
-        })
-    }
-
-    fn refuse(
-        &self,
-        location: serde_saphyr::Location,
-        field: &str,
-        problem: impl fmt::Display,
-        expected: impl fmt::Display,
-    ) -> YamlError {
-        let problem = format!("`{field}`: {problem}; expected {expected}");
-        YamlError::at(self.file, location, problem)
-    }
-
-    /// A value whose own error says what was expected.
-    fn value<T>(
-        &self,
-        text: Option<Spanned<String>>,
-        field: &str,
-        default: &str,
-    ) -> Result<T, YamlError>
-    where
-        T: FromStr<Err: fmt::Display>,
-    {
-        let (text, location) = match text {
-            Some(text) => (text.value, text.referenced),
-            None => (default.to_owned(), serde_saphyr::Location::UNKNOWN),
-        };
-        text.parse().map_err(|error: T::Err| {
-            YamlError::at(self.file, location, format_args!("`{field}`: {error}"))
-        })
-    }
-
-    fn duration(
-        &self,
-        text: Option<Spanned<String>>,
-        field: &str,
-        default: &str,
-        range: std::ops::RangeInclusive<Duration>,
-    ) -> Result<Duration, YamlError> {
-        let location = text.as_ref().map_or(serde_saphyr::Location::UNKNOWN, |t| t.referenced);
-        let HumanDuration(duration) = self.value(text, field, default)?;
-        if range.contains(&duration) {
-            return Ok(duration);
-        }
-        let problem = format!("{} is out of range", HumanDuration(duration));
-        let (least, most) = (HumanDuration(*range.start()), HumanDuration(*range.end()));
-        Err(self.refuse(location, field, problem, format_args!("{least} to {most}")))
-    }
-
-    fn path(
-        &self,
-        text: Option<Spanned<String>>,
-        field: &str,
-        default: &str,
-    ) -> Result<PathBuf, YamlError> {
-        let path = match text {
-            Some(text) if text.value.is_empty() || text.value.contains('\0') => {
-                let expected = "a path, relative to this file or absolute";
-                return Err(self.refuse(text.referenced, field, "no path", expected));
-            }
-            Some(text) => PathBuf::from(text.value),
-            None => PathBuf::from(default),
-        };
-        // Joining an absolute path yields that path.
-        Ok(self.file.parent().unwrap_or(Path::new("")).join(path))
-    }
-
-    fn name(
-        &self,
-        text: Spanned<String>,
-        field: &str,
-        expected: &str,
-    ) -> Result<String, YamlError> {
-        if is_dns_name(&text.value) {
-            return Ok(text.value);
-        }
-        let problem = format!("`{}` is no name", text.value);
-        let expected = format!("{expected}: lower-case letters, digits, `-` and `.`");
-        Err(self.refuse(text.referenced, field, problem, expected))
-    }
-
-    fn range(&self, text: &Spanned<String>) -> Result<IpNet, YamlError> {
-        let refuse = |problem: &str| {
-            let problem = format!("`{}` {problem}", text.value);
-            let expected = "an address and a prefix length with no bit set behind it, such as \
-                            10.0.0.0/8 or fd00::/8";
-            self.refuse(text.referenced, "mesh.ranges", problem, expected)
-        };
-        let range: IpNet = text.value.parse().map_err(|_| refuse("is no range"))?;
-        if range.addr() == range.network() { Ok(range) } else { Err(refuse("has bits set")) }
-    }
-
-    fn listen(
-        &self,
-        text: Option<Spanned<String>>,
-        field: &str,
-        port: u16,
-    ) -> Result<SocketAddr, YamlError> {
-        let Some(text) = text else {
-            return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
-        };
-        text.value.parse().map_err(|_| {
-            let problem = format!("`{}` is no address to listen on", text.value);
-            let expected = format!("such as 0.0.0.0:{port}, 127.0.0.1:{port} or [::]:{port}");
-            self.refuse(text.referenced, field, problem, expected)
-        })
-    }
-
-    fn filter(&self, text: Option<Spanned<String>>) -> Result<String, YamlError> {
-        let Some(text) = text else { return Ok("info".to_owned()) };
-        match text.value.parse::<tracing_subscriber::filter::Targets>() {
-            Ok(_) => Ok(text.value),
-            // EnvFilter's syntax is wider: spans and fields in brackets.
-            Err(_) if text.value.parse::<tracing_subscriber::EnvFilter>().is_ok() => Ok(text.value),
-            Err(_) => {
-                let problem = format!("`{}` is no log filter", text.value);
-                let expected = "such as info, or warn,culvert_agent::tunnel=debug";
-                Err(self.refuse(text.referenced, "observe.log", problem, expected))
-            }
-        }
     }
 }
 

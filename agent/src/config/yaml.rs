@@ -46,7 +46,8 @@ impl YamlError {
 /// [`YamlError`] for a syntax error, an unknown, duplicate or missing field, a value of the wrong
 /// type, or more than one document.
 pub fn document<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, YamlError> {
-    serde_saphyr::from_str(text).map_err(|error| YamlError::from_parser(file, text, &error))
+    serde_saphyr::from_str_with_options(text, options())
+        .map_err(|error| YamlError::from_parser(file, text, &error))
 }
 
 /// Reads a stream of documents; empty ones are left out.
@@ -55,7 +56,21 @@ pub fn document<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, YamlE
 ///
 /// As [`document`], for any of the documents.
 pub fn stream<T: DeserializeOwned>(file: &Path, text: &str) -> Result<Vec<T>, YamlError> {
-    serde_saphyr::from_multiple(text).map_err(|error| YamlError::from_parser(file, text, &error))
+    serde_saphyr::from_multiple_with_options(text, options())
+        .map_err(|error| YamlError::from_parser(file, text, &error))
+}
+
+/// Room for a mesh of a hundred thousand workloads; the parser's defaults end at some ten thousand.
+/// What an alias can blow a small file up to stays as bounded as it is by default.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 20_000_000,
+            max_nodes: 10_000_000,
+            max_documents: 100_000,
+        },
+        with_snippet: false,
+    }
 }
 
 fn describe(text: &str, location: Location, error: &serde_saphyr::Error) -> String {
