@@ -47,6 +47,29 @@ fn a_full_and_a_short_entry_are_read() {
 }
 
 #[test]
+fn a_mesh_of_thirty_thousand_workloads_is_read() {
+    let mut text = String::from("workloads:\n");
+    for n in 0..30_000u32 {
+        let address = std::net::Ipv4Addr::from(0x0a00_0001 + n);
+        let entry = B1.replace("b1", &format!("w{n}")).replace("10.1.2.2", &address.to_string());
+        text.push_str(&entry);
+    }
+    assert_eq!(parse_workloads(&text).unwrap().len(), 30_000);
+}
+
+#[test]
+fn aliases_cannot_blow_a_small_file_up() {
+    let mut text = String::from("a: &a [x, x, x, x, x, x, x, x, x, x]\n");
+    for (name, of) in ["b", "c", "d", "e", "f", "g", "h"].iter().zip("abcdefg".chars()) {
+        let list = vec![format!("*{of}"); 10].join(", ");
+        text.push_str(&format!("{name}: &{name} [{list}]\n"));
+    }
+    assert!(parse_workloads(&text).is_err());
+    let text = text.replace("h: &h", "workloads: &h");
+    assert!(parse_workloads(&text).is_err());
+}
+
+#[test]
 fn wrong_workloads_name_the_place_and_what_was_expected() {
     const ADDRESSES: &str = "expected at most one IPv4 and one IPv6 address that a pod can have";
     let with = |from: &str, to: &str| {
