@@ -239,7 +239,11 @@ fn human<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::
     serializer.collect_str(&HumanDuration(*duration))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands the field over by reference")]
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands the field over by reference"
+)]
 fn zero_for_none<S: serde::Serializer>(
     number: &Option<NonZeroUsize>,
     serializer: S,

@@ -62,7 +62,7 @@ fn aliases_cannot_blow_a_small_file_up() {
     let mut text = String::from("a: &a [x, x, x, x, x, x, x, x, x, x]\n");
     for (name, of) in ["b", "c", "d", "e", "f", "g", "h"].iter().zip("abcdefg".chars()) {
         let list = vec![format!("*{of}"); 10].join(", ");
-        text.push_str(&format!("{name}: &{name} [{list}]\n"));
+        text = [text, format!("{name}: &{name} [{list}]\n")].concat();
     }
     assert!(parse_workloads(&text).is_err());
     let text = text.replace("h: &h", "workloads: &h");
