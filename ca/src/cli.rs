@@ -1,5 +1,6 @@
 //! `culvert ca …`: what a person types.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,10 @@ use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::authority::{Authority, Lifetimes};
 use crate::directory::{Directory, write_secret};
@@ -25,7 +30,7 @@ use crate::token::NodeTokens;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve certificates to nodes; makes the root in --dir when there is none.
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Tokens by which nodes prove themselves.
     #[command(subcommand)]
     Token(Token),
@@ -61,6 +66,9 @@ pub struct Serve {
     /// Address of `/metrics` for Prometheus; none without it.
     #[arg(long)]
     metrics: Option<SocketAddr>,
+    /// What to log, as `info` or `culvert_ca=debug`; audit lines are always written.
+    #[arg(long, default_value = "info")]
+    log: EnvFilter,
 }
 
 /// `culvert ca token …`
@@ -86,7 +94,10 @@ pub struct Create {
     output: Option<PathBuf>,
 }
 
-/// Runs one command to its end. Logging is the caller's to set up.
+/// Runs one command to its end.
+///
+/// `serve` logs to standard error and writes its audit to standard output, one bare JSON line a
+/// decision, unless the caller has set up logging before.
 ///
 /// # Errors
 /// Whatever kept the command from its work, as a chain that ends in what to do.
@@ -96,12 +107,30 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             .enable_all()
             .build()
             .context("cannot start the runtime")?
-            .block_on(serve(arguments)),
+            .block_on(serve(*arguments)),
         Command::Token(Token::Create(arguments)) => create_token(&arguments),
     }
 }
 
+fn start_log(filter: EnvFilter) {
+    let audit = fmt::layer()
+        .without_time()
+        .with_level(false)
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(std::io::stdout)
+        .with_filter(filter_fn(|metadata| metadata.target() == "audit"));
+    let log = fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .with_filter(filter_fn(|metadata| metadata.target() != "audit"))
+        .with_filter(filter);
+    // Fails only when the caller's own is in place, which is then the one to use.
+    let _ = tracing_subscriber::registry().with(audit).with(log).try_init();
+}
+
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    start_log(arguments.log);
     let Serve { default_ttl, min_ttl, max_ttl, .. } = arguments;
     anyhow::ensure!(
         min_ttl <= default_ttl && default_ttl <= max_ttl,
