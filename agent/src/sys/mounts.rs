@@ -35,7 +35,7 @@ pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     let mut at = Some(path);
     while let Some(here) = at {
         match rustix::fs::statfs(here) {
-            Ok(stat) => return Ok(i64::from(stat.f_type) == BPF_FS_MAGIC),
+            Ok(stat) => return Ok(stat.f_type == BPF_FS_MAGIC),
             Err(rustix::io::Errno::NOENT) => at = here.parent(),
             Err(error) => return Err(error.into()),
         }
@@ -48,7 +48,7 @@ pub fn is_bpffs(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// As `statfs(2)`.
 pub fn is_cgroup2(path: &Path) -> io::Result<bool> {
-    Ok(i64::from(rustix::fs::statfs(path)?.f_type) == CGROUP2_SUPER_MAGIC)
+    Ok(rustix::fs::statfs(path)?.f_type == CGROUP2_SUPER_MAGIC)
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use std::{
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+/// `NSFS_MAGIC` (include/uapi/linux/magic.h).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
 /// An open network namespace. It lives as long as this descriptor, even when its pod is gone.
 #[derive(Debug)]
 pub struct Netns {
@@ -29,8 +32,7 @@ impl Netns {
         // The kernel's own file system of namespaces; a plain file left behind by `ip netns` when
         // its mount is gone would be entered as nothing.
         let kind = rustix::fs::fstatfs(&file)?.f_type;
-        const NSFS_MAGIC: i64 = 0x6e73_6673;
-        if i64::from(kind) != NSFS_MAGIC {
+        if kind != NSFS_MAGIC {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a network namespace"));
         }
         let inode = file.metadata()?.ino();
@@ -68,18 +70,8 @@ impl Netns {
     /// # Errors
     /// The namespace could not be entered (no `CAP_SYS_ADMIN`).
     ///
-    /// # Panics
     /// Ends the process if the thread cannot return: it would otherwise work for the wrong pod.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        struct Home(File);
-        impl Drop for Home {
-            fn drop(&mut self) {
-                if let Err(error) = enter(self.0.as_fd()) {
-                    tracing::error!(%error, "cannot return to the node's network namespace");
-                    std::process::abort();
-                }
-            }
-        }
         let home = Home(File::open("/proc/thread-self/ns/net")?);
         enter(self.file.as_fd())?;
         let done = work();
@@ -91,6 +83,18 @@ impl Netns {
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// Brings the thread home, also when the work panics.
+struct Home(File);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = enter(self.0.as_fd()) {
+            tracing::error!(%error, "cannot return to the node's network namespace");
+            std::process::abort();
+        }
     }
 }
 

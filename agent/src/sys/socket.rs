@@ -18,7 +18,7 @@ const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 /// The kernel is older than 5.14 (`ENOPROTOOPT`).
 pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;
-    let mut size = libc::socklen_t::try_from(size_of::<u64>()).expect("eight fits");
+    let mut size = size_as_socklen::<u64>();
     // SAFETY: the descriptor is borrowed, so open; `cookie` and `size` are live and `size` is the
     // length of `cookie`, which the kernel fills with at most that many bytes.
     let done = unsafe {
@@ -51,13 +51,19 @@ pub fn local_port_range(socket: &impl AsFd, low: u16, high: u16) -> io::Result<(
     set_option(socket.as_fd(), libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range)
 }
 
+/// The size of an option's value; a handful of bytes.
+#[expect(clippy::cast_possible_truncation, reason = "sizes of integers fit any integer")]
+const fn size_as_socklen<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
 fn set_option(
     socket: BorrowedFd<'_>,
     level: libc::c_int,
     name: libc::c_int,
     value: libc::c_int,
 ) -> io::Result<()> {
-    let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four fits");
+    let size = size_as_socklen::<libc::c_int>();
     // SAFETY: the descriptor is borrowed, so open; the value lives across the call and `size` is
     // its length.
     let done = unsafe {

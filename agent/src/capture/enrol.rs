@@ -1,0 +1,279 @@
+//! One workload into the mesh, and out of it.
+//!
+//! The order leaves no gap and no loop. In: listeners, their table entries, delivery routes, the
+//! `sk_lookup` link, last the entry that makes its connections steered. Out: the reverse.
+//! Connections that exist stay as they are, both ways.
+
+use std::{collections::HashSet, net::IpAddr, os::fd::AsRawFd as _, sync::Arc};
+
+use aya::maps::MapError;
+use culvert_common::{Addr, Enrolment, ListenerKey, LocalPod, maps};
+
+use super::{
+    Capture, EnrolError, Listener, Pod,
+    listeners::{self, Kind},
+    programs::{Programs, hangs_on_nothing, remove_pin},
+    routes::Routes,
+    tables::{PodTables, refused},
+};
+use crate::{
+    sys::netns::Netns,
+    workload::{Workload, WorkloadKey},
+};
+
+/// A workload that is in: what the workers need to serve it.
+pub struct Enrolled {
+    /// The workload, to dial from.
+    pub pod: Arc<Pod>,
+    /// Its listeners, each for one worker.
+    pub listeners: Vec<Listener>,
+}
+
+/// What is kept of an enrolled workload until it leaves.
+pub(super) struct Held {
+    pub(super) pod: Arc<Pod>,
+    cookie: u64,
+    routes: Routes,
+}
+
+impl Held {
+    fn addresses(&self) -> &[IpAddr] {
+        &self.pod.workload().addresses
+    }
+}
+
+impl Capture {
+    /// Enrols a workload of this node. `accepts_plaintext` says whether its policy leaves any
+    /// port open to plaintext, which matters while no agent runs.
+    ///
+    /// Not cancel safe: dropped halfway, the namespace keeps routes and entries until
+    /// [`Self::sweep`].
+    ///
+    /// # Errors
+    /// [`EnrolError`]; what had been put in is taken out again.
+    pub async fn enrol(
+        &mut self,
+        workload: &Arc<Workload>,
+        accepts_plaintext: bool,
+    ) -> Result<Enrolled, EnrolError> {
+        let netns = open_netns(workload)?;
+        let cookie = netns.cookie().map_err(netns_error(workload))?;
+        let routes = Routes::open(&netns).map_err(routes_error(workload))?;
+        check_addresses(workload, &routes).await?;
+        let (v4, v6) = families(workload);
+        routes.add(&netns, v4, v6).await.map_err(routes_error(workload))?;
+        let pod = Arc::new(Pod::new(Arc::clone(workload), netns, Arc::clone(&self.shared)));
+        let held = Held { pod, cookie, routes };
+        match self.put_in(&held, accepts_plaintext) {
+            Ok(listeners) => {
+                let pod = Arc::clone(&held.pod);
+                self.held.insert(workload.key(), held);
+                Ok(Enrolled { pod, listeners })
+            }
+            Err(error) => {
+                self.take_out(&held).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells the kernel anew what to do with a workload's plaintext while no agent runs.
+    ///
+    /// # Errors
+    /// The kernel refused the update.
+    pub fn set_accepts_plaintext(
+        &mut self,
+        key: &WorkloadKey,
+        accepts_plaintext: bool,
+    ) -> Result<(), EnrolError> {
+        let Some(held) = self.held.get(key) else { return Ok(()) };
+        let pass = self.settings.pass_when_down && accepts_plaintext;
+        put_local_pods(&mut self.pods, held.addresses(), pass)
+    }
+
+    /// Takes a workload out of the mesh; unknown ones are none of our business. What cannot be
+    /// undone is logged: most often the namespace is gone already, and everything with it.
+    ///
+    /// Not cancel safe, see [`Self::enrol`].
+    pub async fn release(&mut self, key: &WorkloadKey) {
+        if let Some(held) = self.held.remove(key) {
+            self.take_out(&held).await;
+        }
+    }
+
+    fn put_in(
+        &mut self,
+        held: &Held,
+        accepts_plaintext: bool,
+    ) -> Result<Vec<Listener>, EnrolError> {
+        let workload = held.pod.workload();
+        let listeners = listeners::open(held.pod.netns(), held.addresses(), self.settings.workers)
+            .map_err(|source| EnrolError::Listen { workload: workload.key().to_string(), source })?;
+        for listener in &listeners {
+            self.pods
+                .listeners
+                .insert(key_of(listener), listener.socket.as_raw_fd(), 0)
+                .map_err(refused(maps::LISTENERS))?;
+        }
+        let pass = self.settings.pass_when_down;
+        put_local_pods(&mut self.pods, held.addresses(), pass && accepts_plaintext)?;
+        self.programs.attach_to_netns(held.pod.netns()).map_err(|source| EnrolError::Attach {
+            workload: workload.key().to_string(),
+            source,
+        })?;
+        self.pods
+            .pods
+            .insert(held.cookie, enrolment(workload, pass), 0)
+            .map_err(refused(maps::PODS))?;
+        Ok(listeners)
+    }
+
+    async fn take_out(&mut self, held: &Held) {
+        let workload = held.pod.workload().key();
+        let gone = |table, done: Result<(), MapError>| match done {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => tracing::warn!(%workload, table, %error, "table entry stays behind"),
+        };
+        gone(maps::PODS, self.pods.pods.remove(&held.cookie));
+        let pin = self.programs.pins().netns_link(held.pod.netns().inode());
+        if let Err(error) = remove_pin(&pin) {
+            tracing::warn!(%workload, %error, "the namespace's link stays behind");
+        }
+        let (v4, v6) = families(held.pod.workload());
+        if let Err((step, error)) = held.routes.remove(v4, v6).await {
+            tracing::debug!(%workload, step, %error, "delivery routes stay behind");
+        }
+        for &address in held.addresses() {
+            gone(maps::LOCAL_PODS, self.pods.local_pods.remove(&Addr::from(address)));
+            for key in listener_keys(address, self.settings.workers) {
+                gone(maps::LISTENERS, self.pods.listeners.remove(&key));
+            }
+        }
+    }
+}
+
+/// See [`Capture::sweep`]; returns how many things were removed.
+pub(super) fn sweep<'a>(
+    programs: &Programs,
+    tables: &mut PodTables,
+    held: impl Iterator<Item = &'a Held>,
+) -> Result<usize, EnrolError> {
+    let (mut cookies, mut addresses, mut links) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for held in held {
+        cookies.insert(held.cookie);
+        addresses.extend(held.addresses().iter().copied().map(Addr::from));
+        links.insert(programs.pins().netns_link(held.pod.netns().inode()));
+    }
+    let mut removed = 0;
+    let stale: Vec<u64> = tables.pods.keys().filter_map(Result::ok).collect();
+    for cookie in stale.iter().filter(|cookie| !cookies.contains(cookie)) {
+        tables.pods.remove(cookie).map_err(refused(maps::PODS))?;
+        removed += 1;
+    }
+    let stale: Vec<Addr> = tables.local_pods.keys().filter_map(Result::ok).collect();
+    for address in stale.iter().filter(|address| !addresses.contains(address)) {
+        tables.local_pods.remove(address).map_err(refused(maps::LOCAL_PODS))?;
+        removed += 1;
+    }
+    for link in programs.pins().netns_links().unwrap_or_default() {
+        if !links.contains(&link) || hangs_on_nothing(&link) {
+            removed += usize::from(remove_pin(&link).is_ok());
+        }
+    }
+    Ok(removed)
+}
+
+fn open_netns(workload: &Workload) -> Result<Netns, EnrolError> {
+    let Some(path) = &workload.netns else {
+        return Err(EnrolError::NoNetns { workload: workload.key().to_string() });
+    };
+    let netns = Netns::open(path).map_err(netns_error(workload))?;
+    let own = Netns::current().map_err(netns_error(workload))?;
+    if netns.inode() == own.inode() {
+        return Err(EnrolError::HostNetwork {
+            workload: workload.key().to_string(),
+            path: path.clone(),
+        });
+    }
+    Ok(netns)
+}
+
+/// An address that we were not told of would be one whose connections are not steered.
+async fn check_addresses(workload: &Workload, routes: &Routes) -> Result<(), EnrolError> {
+    let found = routes.addresses().await.map_err(routes_error(workload))?;
+    let declared: HashSet<_> = workload.addresses.iter().copied().collect();
+    if found.iter().copied().collect::<HashSet<_>>() == declared {
+        return Ok(());
+    }
+    Err(EnrolError::Addresses {
+        workload: workload.key().to_string(),
+        declared: list(&workload.addresses),
+        found: if found.is_empty() { "none".to_owned() } else { list(&found) },
+    })
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn enrolment(workload: &Workload, pass_when_down: bool) -> Enrolment {
+    let mut enrolment = Enrolment {
+        addr6: Addr::UNSPECIFIED,
+        addr4_be: 0,
+        flags: if pass_when_down { Enrolment::PASS_WHEN_DOWN } else { 0 },
+    };
+    for &address in &workload.addresses {
+        match address {
+            IpAddr::V4(_) => enrolment.addr4_be = Addr::from(address).v4_be(),
+            IpAddr::V6(_) => enrolment.addr6 = Addr::from(address),
+        }
+    }
+    enrolment
+}
+
+fn put_local_pods(
+    tables: &mut PodTables,
+    addresses: &[IpAddr],
+    pass: bool,
+) -> Result<(), EnrolError> {
+    let local = LocalPod { flags: if pass { LocalPod::PASS_WHEN_DOWN } else { 0 } };
+    for &address in addresses {
+        tables
+            .local_pods
+            .insert(Addr::from(address), local, 0)
+            .map_err(refused(maps::LOCAL_PODS))?;
+    }
+    Ok(())
+}
+
+fn families(workload: &Workload) -> (bool, bool) {
+    let has = |v4| workload.addresses.iter().any(|ip| ip.is_ipv4() == v4);
+    (has(true), has(false))
+}
+
+fn key_of(listener: &Listener) -> ListenerKey {
+    ListenerKey {
+        pod: Addr::from(listener.address),
+        kind: listener.kind.port(),
+        worker: listener.worker,
+    }
+}
+
+fn listener_keys(address: IpAddr, workers: u16) -> impl Iterator<Item = ListenerKey> {
+    let pod = Addr::from(address);
+    Kind::ALL.into_iter().flat_map(move |kind| {
+        (0..workers).map(move |worker| ListenerKey { pod, kind: kind.port(), worker })
+    })
+}
+
+fn netns_error(workload: &Workload) -> impl Fn(std::io::Error) -> EnrolError {
+    let (key, path) = (workload.key().to_string(), workload.netns.clone().unwrap_or_default());
+    move |source| EnrolError::Netns { workload: key.clone(), path: path.clone(), source }
+}
+
+fn routes_error(
+    workload: &Workload,
+) -> impl Fn((&'static str, std::io::Error)) -> EnrolError {
+    let workload = workload.key().to_string();
+    move |(step, source)| EnrolError::Routes { workload: workload.clone(), step, source }
+}
