@@ -1,0 +1,340 @@
+//! The outbound end: HBONE connections, pooled by who talks to whom.
+//!
+//! ```text
+//!  open ──▶ a live connection with room? ──▶ CONNECT ──▶ 200 ──▶ stream
+//!               │ no                            ▲
+//!               └──▶ connecting (shared by all that wait for it) ──▶ driver task
+//! ```
+//!
+//! A connection belongs to one source workload and identity and one destination workload and
+//! identity: the certificate is the caller's name, and the address it comes from is what the
+//! other end shows its application. A pool belongs to one worker.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use culvert_spiffe::SpiffeId;
+use futures_util::{
+    FutureExt as _,
+    future::{LocalBoxFuture, Shared},
+};
+use h2::{RecvStream, SendStream, client::SendRequest};
+use http::{Request, StatusCode};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+
+use super::{Limits, StreamError, read_ahead::ReadAhead};
+use crate::{
+    capture::Pod,
+    identity::{Svid, handshake},
+};
+
+/// How often connections that nobody uses are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
+/// How often a request is tried on another connection, when the first one turns out to be closing.
+const RETRIES: usize = 2;
+
+/// From whom to whom a flow goes, and how to get there.
+#[derive(Clone)]
+pub struct Route {
+    /// The source workload, to dial from.
+    pub pod: Arc<Pod>,
+    /// The source's SVID.
+    pub svid: Arc<Svid>,
+    /// Address of the source workload that the connection comes from.
+    pub source: IpAddr,
+    /// The identity that the other end must prove.
+    pub expected: SpiffeId,
+    /// The destination workload's address and HBONE port.
+    pub to: SocketAddr,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    source: IpAddr,
+    source_id: SpiffeId,
+    expected: SpiffeId,
+    to: SocketAddr,
+}
+
+/// An open flow: bytes for the other end, and from it.
+pub struct Stream {
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    place: Place,
+}
+
+impl Stream {
+    /// Both directions, and the place that must be kept as long as they are used.
+    pub fn into_parts(self) -> (SendStream<Bytes>, RecvStream, Place) {
+        (self.send, self.receive, self.place)
+    }
+}
+
+/// A stream's place on its connection, given back when dropped.
+pub struct Place(Rc<Connection>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let left = self.0.streams.get() - 1;
+        self.0.streams.set(left);
+        if left == 0 {
+            self.0.idle_since.set(tokio::time::Instant::now());
+        }
+    }
+}
+
+/// One HBONE connection.
+struct Connection {
+    requests: SendRequest<Bytes>,
+    streams: Cell<u32>,
+    idle_since: Cell<tokio::time::Instant>,
+    ended: Cell<bool>,
+    /// Seconds since 1970 at which own or peer's certificate ends.
+    not_after: u64,
+}
+
+impl Connection {
+    fn takes_more(&self, limits: &Limits) -> bool {
+        // A certificate's end is a wall-clock time.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        !self.ended.get() && self.streams.get() < limits.streams_per_connection && now < self.not_after
+    }
+
+    fn place(self: &Rc<Self>) -> Place {
+        self.streams.set(self.streams.get() + 1);
+        Place(Rc::clone(self))
+    }
+}
+
+type Connecting = Shared<LocalBoxFuture<'static, Result<Rc<Connection>, StreamError>>>;
+
+#[derive(Default)]
+struct Entry {
+    live: Vec<Rc<Connection>>,
+    /// The attempt under way, and how many flows wait for it.
+    connecting: Option<(Connecting, u32)>,
+}
+
+/// The connections of one worker.
+pub struct Pool {
+    limits: Rc<Limits>,
+    entries: RefCell<HashMap<Key, Entry>>,
+    /// Drivers of the connections; ended with the pool.
+    drivers: Rc<RefCell<JoinSet<()>>>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(limits: Rc<Limits>) -> Self {
+        Self { limits, entries: RefCell::default(), drivers: Rc::default() }
+    }
+
+    /// Live connections, and streams on them.
+    pub fn size(&self) -> (usize, u64) {
+        let entries = self.entries.borrow();
+        let live = || entries.values().flat_map(|entry| &entry.live);
+        (live().count(), live().map(|connection| u64::from(connection.streams.get())).sum())
+    }
+
+    /// Opens a flow: `request` is sent on a pooled connection of `route`, or on a new one.
+    ///
+    /// Cancel safe: dropped, the stream is reset; an attempt that others wait for goes on.
+    ///
+    /// # Errors
+    /// [`StreamError`]; no byte of the application was consumed.
+    pub async fn open(&self, route: &Route, request: &Request<()>) -> Result<Stream, StreamError> {
+        let mut tries = 0;
+        loop {
+            let (connection, place) = self.connection(route).await?;
+            match self.send(route, &connection, request).await {
+                Ok((send, receive)) => return Ok(Stream { send, receive, place }),
+                // The connection was closing as we took it: nothing was processed.
+                Err(StreamError::Http2 { source, .. })
+                    if tries < RETRIES && never_processed(&source) =>
+                {
+                    connection.ended.set(true);
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        route: &Route,
+        connection: &Connection,
+        request: &Request<()>,
+    ) -> Result<(SendStream<Bytes>, RecvStream), StreamError> {
+        let to = route.to;
+        let failed = |source: h2::Error| StreamError::Http2 { to, source: Arc::new(source) };
+        let exchange = async {
+            let mut requests = connection.requests.clone().ready().await.map_err(failed)?;
+            let (response, send) = requests.send_request(request.clone(), false).map_err(failed)?;
+            Ok((response.await.map_err(failed)?, send))
+        };
+        let (response, send) = timeout(self.limits.response, exchange)
+            .await
+            .unwrap_or(Err(StreamError::NoAnswer { to }))?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(StreamError::Refused { to, refused: status.into(), status: status.as_u16() });
+        }
+        Ok((send, response.into_body()))
+    }
+
+    /// A connection with room, and a place on it.
+    async fn connection(&self, route: &Route) -> Result<(Rc<Connection>, Place), StreamError> {
+        let key = Key {
+            source: route.source,
+            source_id: route.svid.id().clone(),
+            expected: route.expected.clone(),
+            to: route.to,
+        };
+        loop {
+            let attempt = {
+                let mut entries = self.entries.borrow_mut();
+                let entry = entries.entry(key.clone()).or_default();
+                entry.live.retain(|connection| !connection.ended.get());
+                if let Some(found) = entry.live.iter().find(|found| found.takes_more(&self.limits)) {
+                    return Ok((Rc::clone(found), found.place()));
+                }
+                self.attempt(entry, route)?
+            };
+            let done = attempt.clone().await;
+            let mut entries = self.entries.borrow_mut();
+            let entry = entries.entry(key.clone()).or_default();
+            // The first to wake up files the outcome; the others find it done.
+            if entry.connecting.as_ref().is_some_and(|(under_way, _)| under_way.ptr_eq(&attempt)) {
+                entry.connecting = None;
+                if let Ok(connection) = &done {
+                    entry.live.push(Rc::clone(connection));
+                }
+            }
+            if let Err(error) = done {
+                if entry.live.is_empty() && entry.connecting.is_none() {
+                    entries.remove(&key);
+                }
+                return Err(error);
+            }
+        }
+    }
+
+    /// The attempt under way if it will have room for one more, or a new one.
+    fn attempt(&self, entry: &mut Entry, route: &Route) -> Result<Connecting, StreamError> {
+        if let Some((under_way, waiting)) = &mut entry.connecting {
+            // Later ones wait as well: they find the new connection full and start the next.
+            *waiting = waiting.saturating_add(1);
+            return Ok(under_way.clone());
+        }
+        if entry.live.len() >= self.limits.connections_per_pair {
+            return Err(StreamError::Limit { limit: "connectionsPerPair" });
+        }
+        let attempt =
+            connect(route.clone(), Rc::clone(&self.limits), Rc::clone(&self.drivers))
+                .boxed_local()
+                .shared();
+        entry.connecting = Some((attempt.clone(), 1));
+        Ok(attempt)
+    }
+
+    /// Closes connections that have had no stream for the idle time; runs until dropped.
+    pub async fn sweep(&self) {
+        let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            interval.tick().await;
+            let idle = self.limits.idle;
+            self.entries.borrow_mut().retain(|_, entry| {
+                entry.live.retain(|connection| {
+                    let used = connection.streams.get() > 0;
+                    !connection.ended.get() && (used || connection.idle_since.get().elapsed() < idle)
+                });
+                !entry.live.is_empty() || entry.connecting.is_some()
+            });
+            while self.drivers.borrow_mut().try_join_next().is_some() {}
+        }
+    }
+
+    /// Lets go of every connection: each closes in order once its last stream has ended.
+    pub fn drain(&self) {
+        self.entries.borrow_mut().clear();
+    }
+}
+
+async fn connect(
+    route: Route,
+    limits: Rc<Limits>,
+    drivers: Rc<RefCell<JoinSet<()>>>,
+) -> Result<Rc<Connection>, StreamError> {
+    let to = route.to;
+    let socket =
+        route.pod.connect(to).await.map_err(|error| StreamError::connect(to, error))?;
+    let (tls, peer) = handshake::connect(&route.svid, &route.expected, ReadAhead::new(socket))
+        .await
+        .map_err(|error| StreamError::Handshake { to, source: Arc::new(error) })?;
+    let (requests, connection) = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window())
+        .max_frame_size(limits.frame_size)
+        .max_header_list_size(limits.header_list_size)
+        .max_send_buffer_size(limits.stream_window as usize)
+        .handshake(tls)
+        .await
+        .map_err(|error| StreamError::Http2 { to, source: Arc::new(error) })?;
+    let not_after = route.svid.not_after().as_secs().min(peer.not_after().as_secs());
+    let handle = Rc::new(Connection {
+        requests,
+        streams: Cell::new(0),
+        idle_since: Cell::new(tokio::time::Instant::now()),
+        ended: Cell::new(false),
+        not_after,
+    });
+    tracing::debug!(source = %route.svid.id(), destination = %peer.id(), %to, "HBONE connection opened");
+    // Weak: the connection closes in order when pool and streams have let go of it.
+    let ended = Rc::downgrade(&handle);
+    drivers.borrow_mut().spawn_local(async move {
+        let outcome = drive(connection, &limits).await;
+        if let Some(handle) = ended.upgrade() {
+            handle.ended.set(true);
+        }
+        tracing::debug!(%to, outcome, "HBONE connection ended");
+    });
+    Ok(handle)
+}
+
+type TlsStream = tokio_rustls::client::TlsStream<ReadAhead<TcpStream>>;
+
+/// Runs the connection to its end; a peer that answers no PING is gone.
+async fn drive(mut connection: h2::client::Connection<TlsStream>, limits: &Limits) -> &'static str {
+    let Some(mut pings) = connection.ping_pong() else { return "no ping" };
+    let alive = async {
+        loop {
+            tokio::time::sleep(limits.ping_interval).await;
+            let answered = timeout(limits.ping_timeout, pings.ping(h2::Ping::opaque())).await;
+            if !matches!(answered, Ok(Ok(_))) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        // Whatever ends first ends the connection; order cannot matter.
+        ended = connection => if ended.is_ok() { "closed" } else { "failed" },
+        () = alive => "peer gone",
+    }
+}
+
+/// Whether the other end has certainly not seen the request.
+fn never_processed(error: &h2::Error) -> bool {
+    error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)
+        || error.reason() == Some(h2::Reason::REFUSED_STREAM)
+        || error.is_library() && error.get_io().is_none() && error.reason().is_none()
+        || error.get_io().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}
