@@ -1,1 +1,176 @@
-//! TODO
+//! Builds the agent's parts, starts and stops them in a stated order.
+//!
+//! ```text
+//!  start  metrics and readiness (not ready) · workloads · identity · kernel programs · workers
+//!         · enrolment of the first snapshot ─▶ ready
+//!  stop   readiness off · listeners closed · flows drain · what is left is cut · tasks joined
+//! ```
+//!
+//! Programs, maps and links stay pinned when the agent stops: enrolled workloads are refused, or
+//! pass by `capture.whenAgentDown`, until the next agent takes over.
+
+mod enrolment;
+mod kernel;
+mod worker;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{signal::unix::{SignalKind, signal}, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    enrolment::Enrolment,
+    worker::{Shared, Workers},
+};
+use crate::{
+    capture::{self, Capture},
+    config::{Config, WhenAgentDown},
+    identity::{self, IdentityStore},
+    observe::{Metrics, Readiness, Routes, Server},
+    supervise::Tasks,
+    sys,
+    tunnel::Limits,
+    workload::file::{Files, Source},
+};
+
+/// How long tasks that have nothing to drain may take to end.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Runs the agent until it is told to stop (SIGTERM, SIGINT) or a part of it fails.
+///
+/// # Errors
+/// What could not be started, or which part failed.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let open_files = sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
+    tracing::info!(node = config.node, open_files, "agent starting");
+    let metrics = Metrics::new()?;
+    let mut tasks = Tasks::new(CancellationToken::new());
+    let (readiness, ready) = watch::channel(Readiness::NotReady("starting".into()));
+    serve(&mut tasks, &config, &metrics, ready).await?;
+
+    let (source, snapshots) = Source::open(Files::from(&config), &metrics)?;
+    tasks.spawn("workloads", {
+        let token = tasks.token();
+        async move {
+            source.watch(token).await;
+            Ok(())
+        }
+    });
+
+    let (identity, identity_tasks) =
+        IdentityStore::start(identity_settings(&config).await?, tasks.token(), metrics.registry())
+            .await?;
+    tasks.spawn("identities", {
+        let token = tasks.token();
+        async move {
+            token.cancelled().await;
+            identity_tasks.join().await;
+            Ok(())
+        }
+    });
+
+    let workers = u16::try_from(config.tunnel.worker_count().get()).unwrap_or(u16::MAX);
+    let mut capture = Capture::attach(capture_settings(&config, workers)?)
+        .context("the kernel side did not take hold")?;
+    kernel::observe(&mut tasks, &mut capture, &metrics)?;
+
+    let drain = CancellationToken::new();
+    let shared = Shared {
+        snapshots: snapshots.clone(),
+        identity: identity.clone(),
+        metrics: metrics.clone(),
+        limits: Limits { drain: config.tunnel.drain_timeout, ..Limits::default() },
+        drain: drain.clone(),
+    };
+    let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
+    let enrolment = Enrolment::new(&config.node, snapshots, (capture, identity), &workers, &metrics)?;
+    tasks.spawn("enrolment", enrolment.run(readiness.clone(), tasks.token()));
+
+    let outcome = until_stop(&mut tasks, &workers).await;
+    readiness.send_replace(Readiness::NotReady("stopping".into()));
+    tracing::info!("draining");
+    drain.cancel();
+    tasks.stop(STOP).await;
+    if let Some(workers) = Arc::into_inner(workers) {
+        workers.join().await;
+    }
+    tracing::info!("agent stopped");
+    outcome
+}
+
+/// Takes everything that an agent left in the kernel out again. Enrolled workloads go on without
+/// the mesh.
+///
+/// # Errors
+/// A pin could not be removed.
+pub fn release(config: &Config) -> anyhow::Result<()> {
+    capture::detach(&config.capture.pin_directory).context("cannot take everything out")
+}
+
+async fn until_stop(tasks: &mut Tasks, workers: &Workers) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        // A signal that came together with a failure is what the operator wanted.
+        biased;
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        error = tasks.failed() => Err(error),
+        () = workers.ended() => anyhow::bail!("a worker has died"),
+    }
+}
+
+async fn serve(
+    tasks: &mut Tasks,
+    config: &Config,
+    metrics: &Metrics,
+    ready: watch::Receiver<Readiness>,
+) -> anyhow::Result<()> {
+    let routes = [
+        ("metrics", config.observe.metrics, Routes::Metrics(metrics.clone())),
+        ("readiness", config.observe.readiness, Routes::Readiness(ready)),
+    ];
+    for (name, address, routes) in routes {
+        let server = Server::bind(address, routes).await?;
+        tracing::info!(name, address = %server.address(), "listening");
+        let token = tasks.token();
+        tasks.spawn(name, async move {
+            server.run(token).await;
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+async fn identity_settings(config: &Config) -> anyhow::Result<identity::Settings> {
+    let address = config.ca.address.to_string();
+    let ca_address = tokio::net::lookup_host(&address)
+        .await
+        .ok()
+        .and_then(|mut found| found.next())
+        .with_context(|| format!("cannot resolve `ca.address` {address}"))?;
+    Ok(identity::Settings {
+        ca_address,
+        root_file: config.ca.root_file.clone(),
+        token_file: config.ca.token_file.clone(),
+        node: config.node.clone(),
+        trust_domain: config.trust_domain.clone(),
+        certificate_ttl: config.ca.certificate_ttl,
+    })
+}
+
+fn capture_settings(config: &Config, workers: u16) -> anyhow::Result<capture::Settings> {
+    let cgroup = match &config.capture.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => sys::mounts::cgroup2()?
+            .context("no cgroup v2 is mounted; mount one or set `capture.cgroup`")?,
+    };
+    Ok(capture::Settings {
+        cgroup,
+        pin_directory: config.capture.pin_directory.clone(),
+        pass_when_down: config.capture.when_agent_down == WhenAgentDown::Pass,
+        workers,
+        ranges: config.mesh.ranges.clone(),
+    })
+}

@@ -1,1 +1,398 @@
-//! TODO
+//! READ FIRST: the life of one connection, outbound and inbound.
+//!
+//! ```text
+//!  outbound   captured ─▶ policy::outbound ─┬─ Tunnel ──▶ SVID ─▶ pool ─▶ CONNECT ─▶ relay
+//!                                           ├─ Passthrough ─▶ connect ─▶ relay
+//!                                           └─ Refuse ─▶ reset
+//!  inbound    HBONE: SVID ─▶ handshake ─▶ each stream: right workload? policy::inbound?
+//!                                           ├─ Allow ─▶ deliver as the source ─▶ 200 ─▶ relay
+//!                                           └─ Refuse ─▶ 400 or 401
+//!             plaintext: policy::inbound ─┬─ Allow ─▶ deliver ─▶ relay
+//!                                         └─ Refuse ─▶ reset
+//! ```
+//!
+//! Whatever ends a flow other than its own two ends is a reset to the application, never an
+//! orderly close: data cut short must not look complete. [`Guarded`] sees to that on every path,
+//! also when the future is dropped.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use culvert_common::maps::HBONE_PORT;
+use culvert_spiffe::SpiffeId;
+use futures_util::future::{Either, select};
+use tokio::{net::TcpStream, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    capture::{Captured, Lost, Pod, Via, reset},
+    identity::IdentityStore,
+    observe::{FlowLabels, Metrics, OpenFlow, Party, Reason, Reporter, Security},
+    policy::{self, ILLEGAL_PORTS, Inbound, InboundFlow, Outbound, Refusal},
+    tunnel::{
+        Incoming, Pool, Route, Server, StreamError,
+        hbone::{self, Refused, TraceParent},
+        relay,
+    },
+    workload::{Snapshot, Workload},
+};
+
+/// What a worker's flows pass through.
+pub struct Stages {
+    /// The mesh as it is now.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// SVIDs of local workloads.
+    pub identity: IdentityStore,
+    /// Where flows are counted and logged.
+    pub metrics: Metrics,
+    /// HBONE connections to other workloads.
+    pub pool: Pool,
+    /// Accepted HBONE connections.
+    pub server: Rc<Server>,
+    /// Cancelled when the agent is told to stop.
+    pub drain: CancellationToken,
+}
+
+impl Stages {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+}
+
+/// An application's end of a flow: reset when dropped, unless the flow came to its own end.
+struct Guarded(Option<TcpStream>);
+
+impl Guarded {
+    fn new(stream: TcpStream) -> Self {
+        Self(Some(stream))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        self.0.as_ref().expect("taken only by `complete`, which consumes")
+    }
+
+    /// Both directions have ended in order.
+    fn complete(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            reset(stream);
+        }
+    }
+}
+
+/// A local workload's own connection, from its capture to its last byte.
+pub async fn outbound(captured: Captured, stages: &Stages) {
+    let snapshot = stages.snapshot();
+    let source = current(&snapshot, &captured.pod);
+    let labels = FlowLabels {
+        reporter: Reporter::Source,
+        source: party(&source),
+        destination: snapshot.by_address(captured.original_dst.ip()).map(|w| party(w)).unwrap_or_default(),
+        source_principal: None,
+        destination_principal: None,
+        security: Security::Unknown,
+        source_address: captured.source,
+        destination_address: captured.original_dst,
+        hbone_address: None,
+    };
+    match policy::outbound(&snapshot, &source, captured.original_dst) {
+        Outbound::Tunnel { destination } => {
+            through_tunnel(captured, stages, &source, &destination, labels).await;
+        }
+        Outbound::Passthrough(_) => passthrough(captured, stages, labels).await,
+        Outbound::Refuse(refusal) => {
+            refused(stages, labels, &refusal);
+            reset(captured.stream);
+        }
+    }
+}
+
+async fn through_tunnel(
+    captured: Captured,
+    stages: &Stages,
+    source: &Workload,
+    destination: &Workload,
+    mut labels: FlowLabels,
+) {
+    let to = SocketAddr::new(captured.original_dst.ip(), HBONE_PORT);
+    labels.source_principal = Some(source.identity.clone());
+    labels.destination_principal = Some(destination.identity.clone());
+    labels.security = Security::MutualTls;
+    labels.destination_address = to;
+    labels.hbone_address = Some(captured.original_dst);
+    let application = Guarded::new(captured.stream);
+    let svid = match stages.identity.svid(&source.identity).await {
+        Ok(svid) => svid,
+        Err(error) => return stages.metrics.refuse(labels, Reason::NoIdentity, &error),
+    };
+    let route = Route {
+        source: captured.source.ip(),
+        pod: captured.pod,
+        svid,
+        expected: destination.identity.clone(),
+        to,
+    };
+    let trace = TraceParent { trace_id: rand::random::<u128>() | 1, parent_id: rand::random::<u64>() | 1 };
+    let request = hbone::request(captured.source, captured.original_dst, trace);
+    let open = std::pin::pin!(stages.pool.open(&route, &request));
+    let opened = match select(open, std::pin::pin!(relay::failure(application.socket()))).await {
+        Either::Left((opened, _)) => opened,
+        Either::Right(((), _)) => Err(StreamError::ApplicationReset),
+    };
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(error) => return stages.metrics.refuse(labels, error.reason(), &error),
+    };
+    let flow = stages.metrics.open(labels);
+    let (send, receive, _place) = stream.into_parts();
+    let ended = relay::stream(application.socket(), send, receive, &flow).await;
+    close(flow, ended, [application]);
+}
+
+async fn passthrough(captured: Captured, stages: &Stages, labels: FlowLabels) {
+    let to = captured.original_dst;
+    let application = Guarded::new(captured.stream);
+    let other = match captured.pod.connect(to).await {
+        Ok(other) => Guarded::new(other),
+        Err(error) => {
+            let error = StreamError::connect(to, error);
+            return stages.metrics.refuse(labels, error.reason(), &error);
+        }
+    };
+    let flow = stages.metrics.open(labels);
+    let ended = relay::sockets(application.socket(), other.socket(), &flow).await;
+    close(flow, ended, [application, other]);
+}
+
+/// A connection from outside to a local workload that is not HBONE.
+pub async fn plaintext(captured: Captured, stages: &Stages) {
+    let snapshot = stages.snapshot();
+    let destination = current(&snapshot, &captured.pod);
+    let (source, to) = (captured.source, captured.original_dst);
+    let from_node = captured.from_node;
+    let labels = FlowLabels {
+        reporter: Reporter::Destination,
+        source: snapshot.by_address(source.ip()).map(|w| party(w)).unwrap_or_default(),
+        destination: party(&destination),
+        source_principal: None,
+        destination_principal: None,
+        security: Security::Unknown,
+        source_address: source,
+        destination_address: to,
+        hbone_address: None,
+    };
+    let decide = |snapshot: &Snapshot| {
+        let destination = current(snapshot, &captured.pod);
+        let flow = InboundFlow { destination: &destination, port: to.port(), source, peer: None, from_node };
+        policy::inbound(snapshot, &flow)
+    };
+    if let Inbound::Refuse(refusal) = decide(&snapshot) {
+        refused(stages, labels, &refusal);
+        return reset(captured.stream);
+    }
+    let outside = Guarded::new(captured.stream);
+    let application = match captured.pod.deliver(source.ip(), to, Via::Plaintext).await {
+        Ok(application) => Guarded::new(application),
+        Err(error) => {
+            let error = StreamError::connect(to, error);
+            return stages.metrics.refuse(labels, error.reason(), &error);
+        }
+    };
+    let flow = stages.metrics.open(labels);
+    let relayed = relay::sockets(application.socket(), outside.socket(), &flow);
+    match until_refused(relayed, stages, decide).await {
+        Ok(ended) => close(flow, ended, [application, outside]),
+        Err(refusal) => flow.close(Reason::PolicyChanged, Some(&refusal)),
+    }
+}
+
+/// A connection from outside to a local workload's HBONE port: many flows.
+pub async fn hbone(captured: Captured, stages: Rc<Stages>) {
+    let identity = captured.pod.workload().identity.clone();
+    let (source, to) = (captured.source, captured.original_dst);
+    let early = |reason, error: &(dyn std::error::Error + 'static)| {
+        stages.metrics.fail_early(Reporter::Destination, source, to, reason, error);
+    };
+    let svid = match stages.identity.svid(&identity).await {
+        Ok(svid) => svid,
+        Err(error) => {
+            early(Reason::NoIdentity, &error);
+            return reset(captured.stream);
+        }
+    };
+    let serve = |incoming| {
+        let flow = Tunnelled { pod: Arc::clone(&captured.pod), source, connection: to };
+        flow.serve(incoming, Rc::clone(&stages))
+    };
+    let served =
+        stages.server.run(captured.stream, source, svid, &stages.drain, serve).await;
+    if let Err(error) = served {
+        early(error.reason(), &error);
+    }
+}
+
+/// A connection whose original destination the kernel could not tell.
+pub fn lost(stages: &Stages, lost: &Lost) {
+    #[derive(Debug, thiserror::Error)]
+    #[error("no original destination for this connection; if this stays, see culvert_capture_events_total")]
+    struct NoOriginalDestination;
+    let reason = Reason::NoOriginalDestination;
+    stages.metrics.fail_early(Reporter::Source, lost.source, lost.source, reason, &NoOriginalDestination);
+}
+
+/// One flow of an accepted HBONE connection.
+struct Tunnelled {
+    pod: Arc<Pod>,
+    /// The connection's other end: the source workload, whose address the application is to see.
+    source: SocketAddr,
+    /// Our end of the connection.
+    connection: SocketAddr,
+}
+
+impl Tunnelled {
+    async fn serve(self, mut incoming: Incoming, stages: Rc<Stages>) {
+        let to = match self.target(&incoming) {
+            Ok(to) => to,
+            Err((reason, error)) => {
+                stages.metrics.fail_early(Reporter::Destination, self.source, self.connection, reason, &error);
+                return incoming.refuse(Refused::BadRequest);
+            }
+        };
+        let snapshot = stages.snapshot();
+        let peer = incoming.peer.clone();
+        let labels = self.labels(&snapshot, &peer, to);
+        let decide = |snapshot: &Snapshot| {
+            let destination = current(snapshot, &self.pod);
+            let (port, source, peer) = (to.port(), self.source, Some(&peer));
+            policy::inbound(snapshot, &InboundFlow { destination: &destination, port, source, peer, from_node: false })
+        };
+        if let Inbound::Refuse(refusal) = decide(&snapshot) {
+            refused(&stages, labels, &refusal);
+            return incoming.refuse(Refused::Denied);
+        }
+        let delivered = {
+            let deliver = std::pin::pin!(self.pod.deliver(self.source.ip(), to, Via::Tunnel));
+            match select(deliver, std::pin::pin!(incoming.given_up())).await {
+                Either::Left((delivered, _)) => {
+                    delivered.map_err(|error| StreamError::connect(to, error))
+                }
+                Either::Right(((), _)) => Err(StreamError::PeerReset),
+            }
+        };
+        let application = match delivered {
+            Ok(application) => Guarded::new(application),
+            Err(error) => {
+                stages.metrics.refuse(labels, error.reason(), &error);
+                return incoming.refuse(Refused::Unavailable);
+            }
+        };
+        let (send, receive) = match incoming.accept() {
+            Ok(stream) => stream,
+            Err(error) => return stages.metrics.refuse(labels, error.reason(), &error),
+        };
+        let flow = stages.metrics.open(labels);
+        let relayed = relay::stream(application.socket(), send, receive, &flow);
+        match until_refused(relayed, &stages, decide).await {
+            Ok(ended) => close(flow, ended, [application]),
+            Err(refusal) => flow.close(Reason::PolicyChanged, Some(&refusal)),
+        }
+    }
+
+    /// Where the request goes; only ever to the workload that the connection arrived at.
+    fn target(&self, incoming: &Incoming) -> Result<SocketAddr, (Reason, TargetError)> {
+        let to = incoming
+            .target()
+            .map_err(|error| (Reason::BadRequest, TargetError::Request(error)))?;
+        let workload = self.pod.workload();
+        if !workload.addresses.contains(&to.ip()) {
+            let workload = workload.key().to_string();
+            return Err((Reason::WrongDestination, TargetError::Elsewhere { to, workload }));
+        }
+        if ILLEGAL_PORTS.contains(&to.port()) {
+            return Err((Reason::IllegalPort, TargetError::IllegalPort { to }));
+        }
+        Ok(to)
+    }
+
+    fn labels(&self, snapshot: &Snapshot, peer: &SpiffeId, to: SocketAddr) -> FlowLabels {
+        let destination = current(snapshot, &self.pod);
+        // The address alone proves nothing: name a workload only if it is the peer's.
+        let source = snapshot.by_address(self.source.ip()).filter(|w| w.identity == *peer);
+        FlowLabels {
+            reporter: Reporter::Destination,
+            source: source.map(|workload| party(workload)).unwrap_or_default(),
+            destination: party(&destination),
+            source_principal: Some(peer.clone()),
+            destination_principal: Some(destination.identity.clone()),
+            security: Security::MutualTls,
+            source_address: self.source,
+            destination_address: self.connection,
+            hbone_address: Some(to),
+        }
+    }
+}
+
+/// Why a request is not for us.
+#[derive(Debug, thiserror::Error)]
+enum TargetError {
+    #[error(transparent)]
+    Request(hbone::BadRequest),
+    #[error("request is for {to}, which is no address of {workload}; an agent forwards to no third place")]
+    Elsewhere { to: SocketAddr, workload: String },
+    #[error("request is for {to}, a port of the mesh itself")]
+    IllegalPort { to: SocketAddr },
+}
+
+/// Runs `relayed`, and ends it as soon as a new snapshot refuses the flow.
+async fn until_refused<T>(
+    relayed: impl Future<Output = T>,
+    stages: &Stages,
+    decide: impl Fn(&Snapshot) -> Inbound,
+) -> Result<T, Refusal> {
+    let mut snapshots = stages.snapshots.clone();
+    let refusal = async {
+        loop {
+            // The snapshots' source ends only with the agent.
+            if snapshots.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            if let Inbound::Refuse(refusal) = decide(&snapshot) {
+                return refusal;
+            }
+        }
+    };
+    match select(std::pin::pin!(relayed), std::pin::pin!(refusal)).await {
+        Either::Left((ended, _)) => Ok(ended),
+        Either::Right((refusal, _)) => Err(refusal),
+    }
+}
+
+/// Counts and logs the end of a flow, and closes its sockets in order if it ended in order.
+fn close<const N: usize>(flow: OpenFlow, ended: Result<(), StreamError>, sockets: [Guarded; N]) {
+    match ended {
+        Ok(()) => {
+            sockets.into_iter().for_each(Guarded::complete);
+            flow.close(Reason::Ok, None);
+        }
+        Err(error) => flow.close(error.reason(), Some(&error)),
+    }
+}
+
+fn refused(stages: &Stages, labels: FlowLabels, refusal: &Refusal) {
+    stages.metrics.refuse(labels, refusal.reason, refusal);
+}
+
+/// The pod's workload as the snapshot has it now: labels may have changed since it was enrolled.
+fn current(snapshot: &Snapshot, pod: &Pod) -> Arc<Workload> {
+    let enrolled = pod.workload();
+    Arc::clone(snapshot.by_key(&enrolled.key()).unwrap_or(enrolled))
+}
+
+fn party(workload: &Workload) -> Party {
+    Party::workload(&workload.namespace, &workload.name, &workload.labels)
+}

@@ -1,0 +1,176 @@
+//! Keeps what is enrolled equal to what the snapshot says.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use prometheus::{IntCounter, IntGauge};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::worker::Workers;
+use crate::{
+    capture::Capture,
+    identity::{IdentityHold, IdentityStore},
+    observe::{Metrics, Readiness},
+    policy,
+    workload::{Snapshot, Workload, WorkloadKey},
+};
+
+/// How soon an enrolment that failed is tried again: most often a pod's namespace is not there
+/// yet, or not any more.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A workload that is in.
+struct Local {
+    workload: Arc<Workload>,
+    live: CancellationToken,
+    /// Keeps its SVID renewed.
+    _identity: IdentityHold,
+}
+
+/// Enrols and releases workloads of one node.
+pub(super) struct Enrolment {
+    node: String,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    capture: Capture,
+    identity: IdentityStore,
+    workers: Arc<Workers>,
+    enrolled: IntGauge,
+    failures: IntCounter,
+}
+
+impl Enrolment {
+    /// Nothing is enrolled before [`Self::run`].
+    ///
+    /// # Errors
+    /// A metric's name is taken.
+    pub(super) fn new(
+        node: &str,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        (capture, identity): (Capture, IdentityStore),
+        workers: &Arc<Workers>,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Self> {
+        let enrolled = IntGauge::new(
+            "culvert_capture_enrolled_workloads",
+            "Workloads of this node whose traffic is captured",
+        )?;
+        let failures = IntCounter::new(
+            "culvert_capture_enrol_failures_total",
+            "Attempts to enrol a workload that failed; each is tried again",
+        )?;
+        metrics.register(enrolled.clone())?;
+        metrics.register(failures.clone())?;
+        let (node, workers) = (node.to_owned(), Arc::clone(workers));
+        Ok(Self { node, snapshots, capture, identity, workers, enrolled, failures })
+    }
+
+    /// Follows the snapshots until `cancel`; `ready` is told once the first one has been acted
+    /// upon. Everything stays enrolled when it returns.
+    ///
+    /// # Errors
+    /// A worker died, or the source of the snapshots ended.
+    pub(super) async fn run(
+        mut self,
+        ready: watch::Sender<Readiness>,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut locals = HashMap::new();
+        let mut first = true;
+        loop {
+            let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+            let failed = self.reconcile(&snapshot, &mut locals).await?;
+            if first {
+                let removed = self.capture.sweep()?;
+                tracing::info!(enrolled = locals.len(), failed, removed, "first workloads enrolled");
+                first = false;
+                ready.send_replace(Readiness::Ready);
+            }
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                changed = self.snapshots.changed() => changed?,
+                () = tokio::time::sleep(RETRY), if failed > 0 => {}
+            }
+        }
+    }
+
+    /// Returns how many workloads should be enrolled and could not be.
+    async fn reconcile(
+        &mut self,
+        snapshot: &Snapshot,
+        locals: &mut HashMap<WorkloadKey, Local>,
+    ) -> anyhow::Result<usize> {
+        let node = self.node.clone();
+        let wanted: HashMap<_, _> = snapshot
+            .local(&node)
+            .filter(|workload| workload.enrolled)
+            .map(|workload| (workload.key(), workload))
+            .collect();
+        // What is new to the mesh must be steered before anybody is told to expect it; what has
+        // left may be steered a moment longer, the agent passes it through.
+        if let Err(error) = self.capture.set_destinations(snapshot) {
+            tracing::error!(%error, "the kernel's view of the mesh is out of date");
+        }
+        let leaving: Vec<_> = locals
+            .iter()
+            .filter(|(key, local)| wanted.get(key).is_none_or(|now| !same_place(now, &local.workload)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in leaving {
+            if let Some(local) = locals.remove(&key) {
+                self.release(&key, &local).await;
+            }
+        }
+        let mut failed = 0;
+        for (key, workload) in wanted {
+            let accepts_plaintext = policy::accepts_plaintext(snapshot, workload);
+            if let Some(local) = locals.get_mut(&key) {
+                local.workload = Arc::clone(workload);
+                if let Err(error) = self.capture.set_accepts_plaintext(&key, accepts_plaintext) {
+                    tracing::error!(workload = %key, %error, "policy for an absent agent not updated");
+                }
+                continue;
+            }
+            match self.enrol(workload, accepts_plaintext).await? {
+                Some(local) => drop(locals.insert(key, local)),
+                None => failed += 1,
+            }
+        }
+        self.enrolled.set(i64::try_from(locals.len()).unwrap_or(i64::MAX));
+        Ok(failed)
+    }
+
+    async fn enrol(
+        &mut self,
+        workload: &Arc<Workload>,
+        accepts_plaintext: bool,
+    ) -> anyhow::Result<Option<Local>> {
+        // First of all, so that the certificate is there before the first connection.
+        let identity = self.identity.hold(&workload.identity);
+        match self.capture.enrol(workload, accepts_plaintext).await {
+            Ok(enrolled) => {
+                let live = CancellationToken::new();
+                self.workers.serve(&enrolled.pod, enrolled.listeners, &live).await?;
+                tracing::info!(workload = %workload.key(), identity = %workload.identity, "workload enrolled");
+                Ok(Some(Local { workload: Arc::clone(workload), live, _identity: identity }))
+            }
+            Err(error) => {
+                self.failures.inc();
+                let error = anyhow::Error::new(error);
+                tracing::error!(workload = %workload.key(), error = format!("{error:#}"), "workload not enrolled; will be tried again");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn release(&mut self, key: &WorkloadKey, local: &Local) {
+        self.capture.release(key).await;
+        local.live.cancel();
+        tracing::info!(workload = %key, "workload released");
+    }
+}
+
+/// Whether nothing has changed that the kernel was told. Labels are read anew for each flow.
+fn same_place(now: &Workload, then: &Workload) -> bool {
+    now.addresses == then.addresses && now.netns == then.netns && now.identity == then.identity
+}
