@@ -30,7 +30,7 @@ use crate::{
     observe::{Metrics, Readiness, Routes, Server},
     supervise::Tasks,
     sys,
-    tunnel::Limits,
+    tunnel::{Limits, TunnelMetrics},
     workload::file::{Files, Source},
 };
 
@@ -80,21 +80,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         snapshots: snapshots.clone(),
         identity: identity.clone(),
         metrics: metrics.clone(),
+        tunnel: TunnelMetrics::register(&metrics)?,
         limits: Limits { drain: config.tunnel.drain_timeout, ..Limits::default() },
         drain: drain.clone(),
     };
     let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
     let enrolment = Enrolment::new(&config.node, snapshots, (capture, identity), &workers, &metrics)?;
-    tasks.spawn("enrolment", enrolment.run(readiness.clone(), tasks.token()));
+    // Ends before the others: metrics and certificates are there as long as flows drain.
+    let mut front = Tasks::new(drain);
+    front.spawn("enrolment", enrolment.run(readiness.clone(), front.token()));
 
-    let outcome = until_stop(&mut tasks, &workers).await;
+    let outcome = until_stop([&mut front, &mut tasks], &workers).await;
     readiness.send_replace(Readiness::NotReady("stopping".into()));
     tracing::info!("draining");
-    drain.cancel();
-    tasks.stop(STOP).await;
+    front.stop(STOP).await;
     if let Some(workers) = Arc::into_inner(workers) {
         workers.join().await;
     }
+    tasks.stop(STOP).await;
     tracing::info!("agent stopped");
     outcome
 }
@@ -108,7 +111,7 @@ pub fn release(config: &Config) -> anyhow::Result<()> {
     capture::detach(&config.capture.pin_directory).context("cannot take everything out")
 }
 
-async fn until_stop(tasks: &mut Tasks, workers: &Workers) -> anyhow::Result<()> {
+async fn until_stop([front, tasks]: [&mut Tasks; 2], workers: &Workers) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -116,6 +119,7 @@ async fn until_stop(tasks: &mut Tasks, workers: &Workers) -> anyhow::Result<()> 
         biased;
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        error = front.failed() => Err(error),
         error = tasks.failed() => Err(error),
         () = workers.ended() => anyhow::bail!("a worker has died"),
     }

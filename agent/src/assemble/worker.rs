@@ -20,7 +20,7 @@ use crate::{
     identity::IdentityStore,
     observe::Metrics,
     pipeline::{self, Stages},
-    tunnel::{Limits, Pool, Server},
+    tunnel::{Limits, Pool, Server, TunnelMetrics},
     workload::Snapshot,
 };
 
@@ -43,6 +43,7 @@ pub(super) struct Shared {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) identity: IdentityStore,
     pub(super) metrics: Metrics,
+    pub(super) tunnel: TunnelMetrics,
     pub(super) limits: Limits,
     /// Cancelled when the agent is told to stop: no new flows, those that run get
     /// [`Limits::drain`].
@@ -118,8 +119,8 @@ async fn run(shared: Shared, mut work: mpsc::Receiver<Serve>) {
         snapshots: shared.snapshots,
         identity: shared.identity,
         metrics: shared.metrics,
-        pool: Pool::new(Rc::clone(&limits)),
-        server: Server::new(Rc::clone(&limits)),
+        pool: Pool::new(Rc::clone(&limits), shared.tunnel.clone()),
+        server: Server::new(Rc::clone(&limits), shared.tunnel),
         drain: shared.drain.clone(),
     });
     let mut tasks = JoinSet::new();

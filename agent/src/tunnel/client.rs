@@ -27,9 +27,17 @@ use futures_util::{
 };
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{Request, StatusCode};
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
-use super::{Limits, StreamError, read_ahead::ReadAhead};
+use super::{
+    Limits, StreamError,
+    metrics::{End, TunnelMetrics},
+    read_ahead::ReadAhead,
+};
 use crate::{
     capture::Pod,
     identity::{Svid, handshake},
@@ -85,7 +93,7 @@ impl Drop for Place {
         let left = self.0.streams.get() - 1;
         self.0.streams.set(left);
         if left == 0 {
-            self.0.idle_since.set(tokio::time::Instant::now());
+            self.0.idle_since.set(Instant::now());
         }
     }
 }
@@ -94,7 +102,7 @@ impl Drop for Place {
 struct Connection {
     requests: SendRequest<Bytes>,
     streams: Cell<u32>,
-    idle_since: Cell<tokio::time::Instant>,
+    idle_since: Cell<Instant>,
     ended: Cell<bool>,
     /// Seconds since 1970 at which own or peer's certificate ends.
     not_after: u64,
@@ -113,34 +121,32 @@ impl Connection {
     }
 }
 
-type Connecting = Shared<LocalBoxFuture<'static, Result<Rc<Connection>, StreamError>>>;
+type Outcome = Result<Rc<Connection>, StreamError>;
+type Connecting = Shared<LocalBoxFuture<'static, Outcome>>;
 
 #[derive(Default)]
 struct Entry {
     live: Vec<Rc<Connection>>,
-    /// The attempt under way, and how many flows wait for it.
-    connecting: Option<(Connecting, u32)>,
+    /// The attempt under way; all flows that found no room wait for it.
+    connecting: Option<Connecting>,
 }
 
 /// The connections of one worker.
-pub struct Pool {
+pub struct Pool(Rc<Inner>);
+
+struct Inner {
     limits: Rc<Limits>,
+    metrics: TunnelMetrics,
     entries: RefCell<HashMap<Key, Entry>>,
-    /// Drivers of the connections; ended with the pool.
-    drivers: Rc<RefCell<JoinSet<()>>>,
+    /// Attempts and drivers of the connections; ended with the pool.
+    tasks: RefCell<JoinSet<()>>,
 }
 
 impl Pool {
     /// An empty pool.
-    pub fn new(limits: Rc<Limits>) -> Self {
-        Self { limits, entries: RefCell::default(), drivers: Rc::default() }
-    }
-
-    /// Live connections, and streams on them.
-    pub fn size(&self) -> (usize, u64) {
-        let entries = self.entries.borrow();
-        let live = || entries.values().flat_map(|entry| &entry.live);
-        (live().count(), live().map(|connection| u64::from(connection.streams.get())).sum())
+    pub fn new(limits: Rc<Limits>, metrics: TunnelMetrics) -> Self {
+        let (entries, tasks) = (RefCell::default(), RefCell::default());
+        Self(Rc::new(Inner { limits, metrics, entries, tasks }))
     }
 
     /// Opens a flow: `request` is sent on a pooled connection of `route`, or on a new one.
@@ -180,7 +186,7 @@ impl Pool {
             let (response, send) = requests.send_request(request.clone(), false).map_err(failed)?;
             Ok((response.await.map_err(failed)?, send))
         };
-        let (response, send) = timeout(self.limits.response, exchange)
+        let (response, send) = timeout(self.0.limits.response, exchange)
             .await
             .unwrap_or(Err(StreamError::NoAnswer { to }))?;
         let status = response.status();
@@ -200,48 +206,44 @@ impl Pool {
         };
         loop {
             let attempt = {
-                let mut entries = self.entries.borrow_mut();
+                let mut entries = self.0.entries.borrow_mut();
                 let entry = entries.entry(key.clone()).or_default();
                 entry.live.retain(|connection| !connection.ended.get());
-                if let Some(found) = entry.live.iter().find(|found| found.takes_more(&self.limits)) {
+                if let Some(found) = entry.live.iter().find(|found| found.takes_more(&self.0.limits)) {
                     return Ok((Rc::clone(found), found.place()));
                 }
-                self.attempt(entry, route)?
+                self.attempt(&key, entry, route)?
             };
-            let done = attempt.clone().await;
-            let mut entries = self.entries.borrow_mut();
-            let entry = entries.entry(key.clone()).or_default();
-            // The first to wake up files the outcome; the others find it done.
-            if entry.connecting.as_ref().is_some_and(|(under_way, _)| under_way.ptr_eq(&attempt)) {
-                entry.connecting = None;
-                if let Ok(connection) = &done {
-                    entry.live.push(Rc::clone(connection));
-                }
-            }
-            if let Err(error) = done {
-                if entry.live.is_empty() && entry.connecting.is_none() {
-                    entries.remove(&key);
-                }
-                return Err(error);
-            }
+            // Those that find the new connection full come round and start the next.
+            attempt.await?;
         }
     }
 
-    /// The attempt under way if it will have room for one more, or a new one.
-    fn attempt(&self, entry: &mut Entry, route: &Route) -> Result<Connecting, StreamError> {
-        if let Some((under_way, waiting)) = &mut entry.connecting {
-            // Later ones wait as well: they find the new connection full and start the next.
-            *waiting = waiting.saturating_add(1);
+    /// The attempt under way, or a new one. It runs as a task of its own, so that it goes on when
+    /// the flow that began it is given up.
+    fn attempt(
+        &self,
+        key: &Key,
+        entry: &mut Entry,
+        route: &Route,
+    ) -> Result<Connecting, StreamError> {
+        if let Some(under_way) = &entry.connecting {
             return Ok(under_way.clone());
         }
-        if entry.live.len() >= self.limits.connections_per_pair {
-            return Err(StreamError::Limit { limit: "connectionsPerPair" });
+        if entry.live.len() >= self.0.limits.connections_per_pair {
+            let limit = "connectionsPerPair";
+            self.0.metrics.limit_reached(limit);
+            return Err(StreamError::Limit { limit });
         }
-        let attempt =
-            connect(route.clone(), Rc::clone(&self.limits), Rc::clone(&self.drivers))
-                .boxed_local()
-                .shared();
-        entry.connecting = Some((attempt.clone(), 1));
+        let (inner, route, key) = (Rc::clone(&self.0), route.clone(), key.clone());
+        let attempt = async move {
+            let outcome = inner.connect(route).await;
+            inner.file(&key, &outcome);
+            outcome
+        };
+        let attempt = attempt.boxed_local().shared();
+        entry.connecting = Some(attempt.clone());
+        self.0.tasks.borrow_mut().spawn_local(attempt.clone().map(drop));
         Ok(attempt)
     }
 
@@ -250,70 +252,90 @@ impl Pool {
         let mut interval = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             interval.tick().await;
-            let idle = self.limits.idle;
-            self.entries.borrow_mut().retain(|_, entry| {
+            let idle = self.0.limits.idle;
+            self.0.entries.borrow_mut().retain(|_, entry| {
                 entry.live.retain(|connection| {
                     let used = connection.streams.get() > 0;
                     !connection.ended.get() && (used || connection.idle_since.get().elapsed() < idle)
                 });
                 !entry.live.is_empty() || entry.connecting.is_some()
             });
-            while self.drivers.borrow_mut().try_join_next().is_some() {}
+            while self.0.tasks.borrow_mut().try_join_next().is_some() {}
         }
     }
 
     /// Lets go of every connection: each closes in order once its last stream has ended.
     pub fn drain(&self) {
-        self.entries.borrow_mut().clear();
+        for entry in self.0.entries.borrow_mut().values_mut() {
+            entry.live.clear();
+        }
     }
 }
 
-async fn connect(
-    route: Route,
-    limits: Rc<Limits>,
-    drivers: Rc<RefCell<JoinSet<()>>>,
-) -> Result<Rc<Connection>, StreamError> {
-    let to = route.to;
-    let socket =
-        route.pod.connect(to).await.map_err(|error| StreamError::connect(to, error))?;
-    let (tls, peer) = handshake::connect(&route.svid, &route.expected, ReadAhead::new(socket))
-        .await
-        .map_err(|error| StreamError::Handshake { to, source: Arc::new(error) })?;
-    let (requests, connection) = h2::client::Builder::new()
-        .enable_push(false)
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window())
-        .max_frame_size(limits.frame_size)
-        .max_header_list_size(limits.header_list_size)
-        .max_send_buffer_size(limits.stream_window as usize)
-        .handshake(tls)
-        .await
-        .map_err(|error| StreamError::Http2 { to, source: Arc::new(error) })?;
-    let not_after = route.svid.not_after().as_secs().min(peer.not_after().as_secs());
-    let handle = Rc::new(Connection {
-        requests,
-        streams: Cell::new(0),
-        idle_since: Cell::new(tokio::time::Instant::now()),
-        ended: Cell::new(false),
-        not_after,
-    });
-    tracing::debug!(source = %route.svid.id(), destination = %peer.id(), %to, "HBONE connection opened");
-    // Weak: the connection closes in order when pool and streams have let go of it.
-    let ended = Rc::downgrade(&handle);
-    drivers.borrow_mut().spawn_local(async move {
-        let outcome = drive(connection, &limits).await;
-        if let Some(handle) = ended.upgrade() {
-            handle.ended.set(true);
+impl Inner {
+    /// Puts the outcome of an attempt in its place.
+    fn file(&self, key: &Key, outcome: &Outcome) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(key) else { return };
+        entry.connecting = None;
+        if let Ok(connection) = outcome {
+            entry.live.push(Rc::clone(connection));
         }
-        tracing::debug!(%to, outcome, "HBONE connection ended");
-    });
-    Ok(handle)
+        if entry.live.is_empty() {
+            entries.remove(key);
+        }
+    }
+
+    async fn connect(&self, route: Route) -> Outcome {
+        let (to, limits) = (route.to, &self.limits);
+        let socket =
+            route.pod.connect(to).await.map_err(|error| StreamError::connect(to, error))?;
+        let (tls, peer) = handshake::connect(&route.svid, &route.expected, ReadAhead::new(socket))
+            .await
+            .map_err(|error| StreamError::Handshake { to, source: Arc::new(error) })?;
+        let (requests, connection) = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window())
+            .max_frame_size(limits.frame_size)
+            .max_header_list_size(limits.header_list_size)
+            .max_send_buffer_size(limits.stream_window as usize)
+            .handshake(tls)
+            .await
+            .map_err(|error| StreamError::Http2 { to, source: Arc::new(error) })?;
+        let handle = Rc::new(Connection {
+            requests,
+            streams: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+            ended: Cell::new(false),
+            not_after: route.svid.not_after().as_secs().min(peer.not_after().as_secs()),
+        });
+        tracing::debug!(source = %route.svid.id(), destination = %peer.id(), %to, "HBONE connection opened");
+        self.drive(connection, &handle, to);
+        Ok(handle)
+    }
+
+    /// Starts the task that moves the connection's frames.
+    fn drive(&self, connection: Http2, handle: &Rc<Connection>, to: SocketAddr) {
+        // Weak: the connection closes in order when pool and streams have let go of it.
+        let ended = Rc::downgrade(handle);
+        let limits = Rc::clone(&self.limits);
+        let counted = self.metrics.connection(End::Client);
+        self.tasks.borrow_mut().spawn_local(async move {
+            let outcome = drive(connection, &limits).await;
+            if let Some(handle) = ended.upgrade() {
+                handle.ended.set(true);
+            }
+            drop(counted);
+            tracing::debug!(%to, outcome, "HBONE connection ended");
+        });
+    }
 }
 
-type TlsStream = tokio_rustls::client::TlsStream<ReadAhead<TcpStream>>;
+type Http2 = h2::client::Connection<tokio_rustls::client::TlsStream<ReadAhead<TcpStream>>>;
 
 /// Runs the connection to its end; a peer that answers no PING is gone.
-async fn drive(mut connection: h2::client::Connection<TlsStream>, limits: &Limits) -> &'static str {
+async fn drive(mut connection: Http2, limits: &Limits) -> &'static str {
     let Some(mut pings) = connection.ping_pong() else { return "no ping" };
     let alive = async {
         loop {

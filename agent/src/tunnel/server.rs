@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Limits, StreamError,
     hbone::{self, BadRequest, Refused},
+    metrics::{End, TunnelMetrics},
     read_ahead::ReadAhead,
 };
 use crate::identity::{Svid, handshake};
@@ -39,6 +40,7 @@ type Http2 = h2::server::Connection<TlsStream, Bytes>;
 /// Accepts HBONE connections for one worker, within its limits.
 pub struct Server {
     limits: Rc<Limits>,
+    metrics: TunnelMetrics,
     connections: Cell<usize>,
     handshakes: RefCell<HashMap<IpAddr, usize>>,
 }
@@ -127,13 +129,9 @@ impl ConnectionError {
 
 impl Server {
     /// A server without connections.
-    pub fn new(limits: Rc<Limits>) -> Rc<Self> {
-        Rc::new(Self { limits, connections: Cell::new(0), handshakes: RefCell::default() })
-    }
-
-    /// How many connections there are.
-    pub fn connections(&self) -> usize {
-        self.connections.get()
+    pub fn new(limits: Rc<Limits>, metrics: TunnelMetrics) -> Rc<Self> {
+        let (connections, handshakes) = (Cell::new(0), RefCell::default());
+        Rc::new(Self { limits, metrics, connections, handshakes })
     }
 
     /// Runs one accepted connection to its end. `serve` makes the task of each stream; `drain`
@@ -168,6 +166,7 @@ impl Server {
             resets: Rc::default(),
             streams: JoinSet::new(),
         };
+        let _counted = self.metrics.connection(End::Server);
         connection.run(http2, drain, serve).await;
         Ok(peer.id().clone())
     }
@@ -188,9 +187,14 @@ impl Server {
         }
     }
 
+    fn limit_reached(&self, limit: &'static str) -> ConnectionError {
+        self.metrics.limit_reached(limit);
+        ConnectionError::Limit { limit }
+    }
+
     fn place(self: &Rc<Self>) -> Result<impl Drop + use<>, ConnectionError> {
         if self.connections.get() >= self.limits.connections {
-            return Err(ConnectionError::Limit { limit: "connections" });
+            return Err(self.limit_reached("connections"));
         }
         self.connections.set(self.connections.get() + 1);
         let server = Rc::clone(self);
@@ -203,11 +207,11 @@ impl Server {
     ) -> Result<impl Drop + use<>, ConnectionError> {
         let mut handshakes = self.handshakes.borrow_mut();
         if handshakes.values().sum::<usize>() >= self.limits.handshakes {
-            return Err(ConnectionError::Limit { limit: "handshakes" });
+            return Err(self.limit_reached("handshakes"));
         }
         let of_source = handshakes.entry(source).or_default();
         if *of_source >= self.limits.handshakes_per_source {
-            return Err(ConnectionError::Limit { limit: "handshakesPerSource" });
+            return Err(self.limit_reached("handshakesPerSource"));
         }
         *of_source += 1;
         let server = Rc::clone(self);

@@ -1,0 +1,95 @@
+//! What the tunnel counts of its own: HBONE connections, by the end that this agent is.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+
+use crate::observe::{Metrics, RegisterError};
+
+/// Which end of an HBONE connection this agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It opened the connection.
+    Client,
+    /// It accepted the connection.
+    Server,
+}
+
+impl End {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// The tunnel's metrics; cloning shares them.
+#[derive(Clone)]
+pub struct TunnelMetrics {
+    open: IntGaugeVec,
+    opened: IntCounterVec,
+    limited: IntCounterVec,
+}
+
+/// A connection that is counted as open until this is dropped.
+pub struct Counted(IntGauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl TunnelMetrics {
+    /// Registers the metrics.
+    ///
+    /// # Errors
+    /// A name is taken.
+    ///
+    /// # Panics
+    /// Never: the names are well-formed.
+    pub fn register(metrics: &Metrics) -> Result<Self, RegisterError> {
+        let counters = |name: &str, help: &str, label: &str| {
+            IntCounterVec::new(Opts::new(name, help), &[label]).expect("well-formed")
+        };
+        let opened = counters(
+            "culvert_tunnel_connections_opened_total",
+            "HBONE connections past their handshake, by the end that this agent is",
+            "end",
+        );
+        let limited = counters(
+            "culvert_tunnel_limit_reached_total",
+            "Times that a limit of the tunnel refused a flow or a connection, by limit",
+            "limit",
+        );
+        let open = IntGaugeVec::new(
+            Opts::new(
+                "culvert_tunnel_connections",
+                "HBONE connections that are open, by the end that this agent is",
+            ),
+            &["end"],
+        )
+        .expect("well-formed");
+        metrics.register(opened.clone())?;
+        metrics.register(limited.clone())?;
+        metrics.register(open.clone())?;
+        for end in [End::Client, End::Server] {
+            opened.with_label_values(&[end.label()]);
+            open.with_label_values(&[end.label()]);
+        }
+        Ok(Self { open, opened, limited })
+    }
+
+    /// Counts a connection.
+    pub(super) fn connection(&self, end: End) -> Counted {
+        self.opened.with_label_values(&[end.label()]).inc();
+        let open = self.open.with_label_values(&[end.label()]);
+        open.inc();
+        Counted(open)
+    }
+
+    /// Counts that a limit was reached.
+    pub(super) fn limit_reached(&self, limit: &'static str) {
+        let counter: IntCounter = self.limited.with_label_values(&[limit]);
+        counter.inc();
+    }
+}
