@@ -36,11 +36,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
     let id =
         if arguments.keep { lab::ID.to_owned() } else { format!("demo-{}", std::process::id()) };
-    let interrupt = interrupt::clean_up(&id)?;
-    let mut checks = Checks::default();
+    let mut checks = Checks::new(interrupt::clean_up(&id)?);
     let outcome = show(&id, arguments.keep, &mut checks);
-    // While the lab is being taken down because of Ctrl-C, what failed here failed because of it.
-    interrupt.wait_if_raised();
     if let Err(error) = outcome {
         checks.add("the demo runs to its end", Err(error));
     }
