@@ -12,7 +12,7 @@ mod wire;
 
 use crate::setup::{self, Purpose};
 use crate::{build, lab, run};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use checks::Checks;
 use culvert_tests::{Lab, NodeId};
 use std::process::ExitCode;
@@ -36,6 +36,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
     let id =
         if arguments.keep { lab::ID.to_owned() } else { format!("demo-{}", std::process::id()) };
+    if sweep::exists(&id) {
+        bail!("a lab stands already; run `cargo xtask lab down` first");
+    }
     let mut checks = Checks::new(interrupt::clean_up(&id)?);
     let outcome = show(&id, arguments.keep, &mut checks);
     if let Err(error) = outcome {
