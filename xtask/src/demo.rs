@@ -14,7 +14,7 @@ use crate::setup::{self, Purpose};
 use crate::{build, lab, run};
 use anyhow::{Context, Result, bail};
 use checks::Checks;
-use culvert_tests::{Lab, NodeId};
+use culvert_tests::{Lab, NodeId, sweep};
 use std::process::ExitCode;
 
 /// Life of the demo's certificates: short, so that one is rotated before one's eyes.
@@ -45,6 +45,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         checks.add("the demo runs to its end", Err(error));
     }
     println!("{checks}");
+    if checks.failed() == 0 || arguments.keep {
+        sweep::forget_logs(&id);
+    } else {
+        eprintln!("what agents and CA said: {}", sweep::kept_logs(&id).display());
+    }
     Ok(if checks.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
