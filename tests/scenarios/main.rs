@@ -1,5 +1,6 @@
 //! Scenarios: real programs in the lab's pods, on the real kernel. One file a topic.
 #![forbid(unsafe_code)]
 
+mod enrolment;
 mod harness;
 mod outbound;

@@ -281,6 +281,27 @@ impl Lab {
         self.write_workloads()
     }
 
+    /// Waits until each agent that runs has enrolled as many workloads as its node has.
+    ///
+    /// # Errors
+    /// It has not in time.
+    pub fn wait_enrolled(&self) -> Result<()> {
+        for id in NodeId::ALL.into_iter().filter(|id| self.agents[id.index()].is_some()) {
+            let pods = self.pods.iter().filter(|pod| pod.node() == id && pod.spec.enrolled);
+            let wanted = pods.count().to_string();
+            wait::until(
+                &format!("{} to enrol {wanted} workloads", id.name()),
+                AGENT_LIMIT,
+                || {
+                    let scrape = self.metrics(id).ok()?;
+                    let enrolled = scrape.sum("culvert_capture_enrolled_workloads", &[]);
+                    (enrolled.to_string() == wanted).then_some(())
+                },
+            )?;
+        }
+        Ok(())
+    }
+
     /// Writes the workloads as the pods are now.
     ///
     /// # Errors

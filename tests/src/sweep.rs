@@ -109,14 +109,24 @@ pub(crate) fn own_labs() -> Vec<String> {
         .collect()
 }
 
-/// Where the logs of labs that are gone are kept until their scenario has passed.
-fn kept_logs() -> PathBuf {
+/// Where the logs of labs that are gone are.
+fn all_kept_logs() -> PathBuf {
     paths::target().join("lab-logs")
+}
+
+/// Where the logs of a lab are kept after it was taken down, until they are forgotten.
+pub fn kept_logs(id: &str) -> PathBuf {
+    all_kept_logs().join(id)
+}
+
+/// Removes the kept logs of a lab.
+pub fn forget_logs(id: &str) {
+    let _ = fs::remove_dir_all(kept_logs(id)); // an old log in the target directory does no harm
 }
 
 /// Copies a lab's logs to where they outlive it.
 pub(crate) fn keep_logs(id: &str) -> std::io::Result<()> {
-    let kept = kept_logs().join(id);
+    let kept = kept_logs(id);
     fs::create_dir_all(&kept)?;
     for entry in fs::read_dir(directory(id).join("logs"))? {
         let entry = entry?;
@@ -131,7 +141,7 @@ pub(crate) fn keep_logs(id: &str) -> std::io::Result<()> {
 /// The kept logs of this process's labs.
 pub(crate) fn own_logs() -> Vec<PathBuf> {
     let prefix = format!("{:x}-", std::process::id());
-    fs::read_dir(kept_logs())
+    fs::read_dir(all_kept_logs())
         .into_iter()
         .flatten()
         .flatten()

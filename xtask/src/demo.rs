@@ -12,9 +12,9 @@ mod wire;
 
 use crate::setup::{self, Purpose};
 use crate::{build, lab, run};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use checks::Checks;
-use culvert_tests::{Lab, NodeId};
+use culvert_tests::{Lab, NodeId, sweep};
 use std::process::ExitCode;
 
 /// Life of the demo's certificates: short, so that one is rotated before one's eyes.
@@ -36,15 +36,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
     let id =
         if arguments.keep { lab::ID.to_owned() } else { format!("demo-{}", std::process::id()) };
-    let interrupt = interrupt::clean_up(&id)?;
-    let mut checks = Checks::default();
+    if sweep::exists(&id) {
+        bail!("a lab stands already; run `cargo xtask lab down` first");
+    }
+    let mut checks = Checks::new(interrupt::clean_up(&id)?);
     let outcome = show(&id, arguments.keep, &mut checks);
-    // While the lab is being taken down because of Ctrl-C, what failed here failed because of it.
-    interrupt.wait_if_raised();
     if let Err(error) = outcome {
         checks.add("the demo runs to its end", Err(error));
     }
     println!("{checks}");
+    if checks.failed() == 0 || arguments.keep {
+        sweep::forget_logs(&id);
+    } else {
+        eprintln!("what agents and CA said: {}", sweep::kept_logs(&id).display());
+    }
     Ok(if checks.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -95,7 +95,7 @@ impl Applications {
     fn http2(&self, lab: &Lab) -> Result<String> {
         let url = format!("http://{}/index.html", lab.pod("b2").at(8080));
         checks::note(&format!("a2$ nghttp -v {url}"));
-        let said = lab.pod("a2").run(&["nghttp", "-v", "--no-color", &url], SOON)?.ok()?;
+        let said = lab.pod("a2").run(&["nghttp", "-v", &url], SOON)?.ok()?;
         let status = said.lines().find(|line| line.contains(":status:")).context("no status")?;
         checks::note(status.trim());
         ensure!(status.trim().ends_with(":status: 200"), "{status}");

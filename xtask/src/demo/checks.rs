@@ -1,11 +1,15 @@
 //! The checks of the demo: shown when they are made, and in a table at the end.
 
+use super::interrupt::Interrupt;
 use anyhow::Result;
 use std::fmt;
 
 /// Every check that was made.
 #[derive(Default)]
-pub(crate) struct Checks(Vec<Check>);
+pub(crate) struct Checks {
+    made: Vec<Check>,
+    interrupt: Interrupt,
+}
 
 struct Check {
     what: String,
@@ -26,33 +30,40 @@ pub(crate) fn note(text: &str) {
 }
 
 impl Checks {
+    /// None yet; once the demo is interrupted none is made any more.
+    pub(crate) fn new(interrupt: Interrupt) -> Self {
+        Self { made: Vec::new(), interrupt }
+    }
+
     /// Keeps a check: what was observed, or why it failed.
     pub(crate) fn add(&mut self, what: &str, outcome: Result<String>) {
+        // What fails while the lab is taken down fails because of that.
+        self.interrupt.wait_if_raised();
         let (passed, observed) = match outcome {
             Ok(observed) => (true, observed),
             Err(error) => (false, format!("{error:#}")),
         };
         println!("   {} {what}: {}", if passed { "✓" } else { "✗" }, observed.trim());
         let observed = observed.lines().next().unwrap_or_default().to_owned();
-        self.0.push(Check { what: what.to_owned(), passed, observed });
+        self.made.push(Check { what: what.to_owned(), passed, observed });
     }
 
     /// How many failed.
     pub(crate) fn failed(&self) -> usize {
-        self.0.iter().filter(|check| !check.passed).count()
+        self.made.iter().filter(|check| !check.passed).count()
     }
 }
 
 impl fmt::Display for Checks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.0.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
+        let width = self.made.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
         writeln!(f, "\n   {:<width$}   result   observed", "check")?;
-        for Check { what, passed, observed } in &self.0 {
+        for Check { what, passed, observed } in &self.made {
             let result = if *passed { "passed" } else { "FAILED" };
             writeln!(f, "   {what:<width$}   {result}   {observed}")?;
         }
         let failed = self.failed();
-        write!(f, "\nchecks: {} passed, {failed} failed", self.0.len() - failed)
+        write!(f, "\nchecks: {} passed, {failed} failed", self.made.len() - failed)
     }
 }
 

@@ -12,7 +12,8 @@ use std::thread;
 /// How often the clean-up looks again for what the interrupted demo was just making.
 const ROUNDS: usize = 3;
 
-/// Tells whether the demo was interrupted.
+/// Tells whether the demo was interrupted; the default never is.
+#[derive(Default)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {

@@ -11,6 +11,7 @@ pub(super) const TLS13: u16 = 0x0304;
 pub(super) struct Segment<'a> {
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
+    pub(super) reset: bool,
     pub(super) payload: &'a [u8],
 }
 
@@ -34,6 +35,7 @@ fn segment(frame: &[u8]) -> Option<Segment<'_>> {
     const IPV4: u16 = 0x0800;
     const IPV6: u16 = 0x86dd;
     const TCP: u8 = 6;
+    const RST: u8 = 0x04;
     let packet = frame.get(14..)?;
     let (source, destination, tcp) = match u16_at(frame, 12)? {
         IPV4 => {
@@ -68,6 +70,7 @@ fn segment(frame: &[u8]) -> Option<Segment<'_>> {
     Some(Segment {
         source: SocketAddr::new(source, u16_at(tcp, 0)?),
         destination: SocketAddr::new(destination, u16_at(tcp, 2)?),
+        reset: tcp.get(13)? & RST != 0,
         payload: tcp.get(offset..)?,
     })
 }
@@ -162,6 +165,7 @@ mod tests {
         assert_eq!(found[0].source, "10.0.0.1:80".parse().unwrap());
         assert_eq!(found[0].destination, "10.0.0.2:15008".parse().unwrap());
         assert_eq!(found[0].payload, b"abc");
+        assert!(!found[0].reset);
     }
 
     #[test]

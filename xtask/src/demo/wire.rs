@@ -51,6 +51,8 @@ impl Capture {
         checks.add("the same search finds it inside the pod (control)", present(&inside, &needles));
         let segments = pcap::segments(&wire);
         checks.add("enrolled pods use only the tunnel's port", only_tunnel(lab, &segments));
+        let refused = reset_without_data(lab, &segments);
+        checks.add("the refused pod got a reset and no byte", refused);
         checks.add("every tunnel connection chose TLS 1.3", tls13(&segments));
     }
 
@@ -109,6 +111,23 @@ fn only_tunnel(lab: &Lab, segments: &[Segment<'_>]) -> Result<String> {
     }
     ensure!(data > 0, "no data of enrolled pods was seen");
     Ok(format!("{} MiB of data, all to or from port {HBONE_PORT}", data >> 20))
+}
+
+/// What b1's port 80 sent to the pod that is not enrolled.
+fn reset_without_data(lab: &Lab, segments: &[Segment<'_>]) -> Result<String> {
+    let (from, to) = (lab.pod("b1").at(80), lab.pod("x1").at(0).ip());
+    let mut answers = segments
+        .iter()
+        .filter(|segment| segment.source == from && segment.destination.ip() == to)
+        .peekable();
+    ensure!(answers.peek().is_some(), "nothing was sent from {from} to {to}");
+    let (mut resets, mut bytes) = (0, 0);
+    for answer in answers {
+        resets += usize::from(answer.reset);
+        bytes += answer.payload.len();
+    }
+    ensure!(resets > 0 && bytes == 0, "{resets} resets and {bytes} bytes of data");
+    Ok(format!("{from} → {to}: RST, 0 bytes of data"))
 }
 
 fn tls13(segments: &[Segment<'_>]) -> Result<String> {
