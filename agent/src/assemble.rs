@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     capture::{self, Capture},
-    config::{Config, WhenAgentDown},
+    config::{Config, Tunnel, WhenAgentDown},
     identity::{self, IdentityStore},
     observe::{Metrics, Readiness, Routes, Server},
     supervise::Tasks,
@@ -81,7 +81,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         identity: identity.clone(),
         metrics: metrics.clone(),
         tunnel: TunnelMetrics::register(&metrics)?,
-        limits: Limits { drain: config.tunnel.drain_timeout, ..Limits::default() },
+        limits: limits(&config.tunnel),
         drain: drain.clone(),
     };
     let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
@@ -162,6 +162,22 @@ async fn identity_settings(config: &Config) -> anyhow::Result<identity::Settings
         trust_domain: config.trust_domain.clone(),
         certificate_ttl: config.ca.certificate_ttl,
     })
+}
+
+fn limits(tunnel: &Tunnel) -> Limits {
+    // A `usize` is at least 32 bits wide on every platform that eBPF runs on.
+    let count = |limit: u32| limit as usize;
+    Limits {
+        drain: tunnel.drain_timeout,
+        idle: tunnel.idle_timeout,
+        stream_window: tunnel.stream_window,
+        streams_per_connection: tunnel.streams_per_connection,
+        connections_per_pair: count(tunnel.connections_per_pair),
+        connections: count(tunnel.connections),
+        handshakes: count(tunnel.handshakes),
+        handshakes_per_source: count(tunnel.handshakes_per_source),
+        ..Limits::default()
+    }
 }
 
 fn capture_settings(config: &Config, workers: u16) -> anyhow::Result<capture::Settings> {

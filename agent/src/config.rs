@@ -15,7 +15,16 @@
 //!   cgroup: /sys/fs/cgroup          # default: found from the mounts
 //!   pinDirectory: /sys/fs/bpf/culvert
 //!   whenAgentDown: refuse           # or pass
-//! tunnel: {workers: 0, drainTimeout: 30s}
+//! tunnel:
+//!   workers: 0                      # one a core
+//!   drainTimeout: 30s
+//!   idleTimeout: 5m
+//!   streamWindow: 1048576           # bytes
+//!   streamsPerConnection: 100
+//!   connectionsPerPair: 256
+//!   connections: 16384
+//!   handshakes: 512
+//!   handshakesPerSource: 128
 //! observe:
 //!   metrics: 0.0.0.0:15020
 //!   readiness: 0.0.0.0:15021
@@ -128,6 +137,22 @@ pub struct Tunnel {
     /// How long a stopping agent lets streams end by themselves, up to an hour. Default 30 seconds.
     #[serde(serialize_with = "human")]
     pub drain_timeout: Duration,
+    /// How long a connection without streams is kept, 1 second to a day. Default 5 minutes.
+    #[serde(serialize_with = "human")]
+    pub idle_timeout: Duration,
+    /// Bytes in flight towards us on one stream. Default 1 MiB.
+    pub stream_window: u32,
+    /// Streams of one HBONE connection at a time, both as its client and as its server. Times
+    /// `streamWindow`, the most that one peer's connection can make us keep. Default 100.
+    pub streams_per_connection: u32,
+    /// HBONE connections of one worker from one local workload to one other. Default 256.
+    pub connections_per_pair: u32,
+    /// HBONE connections that one worker accepts. Default 16384.
+    pub connections: u32,
+    /// Of those, how many may be in their handshake. Default 512.
+    pub handshakes: u32,
+    /// Of those, how many may come from one address. Default 128.
+    pub handshakes_per_source: u32,
 }
 
 impl Tunnel {

@@ -26,7 +26,7 @@ pub(super) fn update(
     let wanted = wanted(ranges, snapshot);
     let error = refused(maps::DESTINATIONS);
     let mut present = HashMap::new();
-    for entry in tables.destinations.iter() {
+    for entry in &tables.destinations {
         let (key, verdict) = entry.map_err(&error)?;
         present.insert((key.prefix_len(), key.data()), verdict);
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -77,9 +78,9 @@ impl Parser<'_> {
     }
 
     fn tunnel(&self, raw: raw::Tunnel) -> Result<Tunnel, YamlError> {
-        const MOST: u64 = 1024;
+        let number = |value, field, default, range| self.number(value, field, default, range);
         let workers = match raw.workers {
-            Some(workers) if workers.value > MOST => {
+            Some(workers) if workers.value > 1024 => {
                 let problem = format!("{} is out of range", workers.value);
                 let expected = "0 for one a core, or 1 to 1024";
                 return Err(self.refuse(workers.referenced, "tunnel.workers", &problem, expected));
@@ -93,7 +94,58 @@ impl Parser<'_> {
             "30s",
             Duration::ZERO..=Duration::from_hours(1),
         )?;
-        Ok(Tunnel { workers, drain_timeout })
+        let idle_timeout = self.duration(
+            raw.idle_timeout,
+            "tunnel.idleTimeout",
+            "5m",
+            Duration::from_secs(1)..=Duration::from_hours(24),
+        )?;
+        Ok(Tunnel {
+            workers,
+            drain_timeout,
+            idle_timeout,
+            // RFC 9113: windows go up to 2^31 - 1, and below 64 KiB nothing flows well.
+            stream_window: number(raw.stream_window, "tunnel.streamWindow", 1 << 20, 65_535..=1 << 26)?,
+            streams_per_connection: number(
+                raw.streams_per_connection,
+                "tunnel.streamsPerConnection",
+                100,
+                1..=10_000,
+            )?,
+            connections_per_pair: number(
+                raw.connections_per_pair,
+                "tunnel.connectionsPerPair",
+                256,
+                1..=65_536,
+            )?,
+            connections: number(raw.connections, "tunnel.connections", 16_384, 1..=1 << 20)?,
+            handshakes: number(raw.handshakes, "tunnel.handshakes", 512, 1..=1 << 16)?,
+            handshakes_per_source: number(
+                raw.handshakes_per_source,
+                "tunnel.handshakesPerSource",
+                128,
+                1..=1 << 16,
+            )?,
+        })
+    }
+
+    /// A whole number within a range.
+    fn number(
+        &self,
+        value: Option<Spanned<u64>>,
+        field: &str,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> Result<u32, YamlError> {
+        let Some(value) = value else { return Ok(default) };
+        match u32::try_from(value.value) {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => {
+                let problem = format!("{} is out of range", value.value);
+                let expected = format!("{} to {}", range.start(), range.end());
+                Err(self.refuse(value.referenced, field, &problem, expected))
+            }
+        }
     }
 
     fn observe(&self, raw: raw::Observe) -> Result<Observe, YamlError> {
@@ -141,7 +193,7 @@ impl Parser<'_> {
         text: Option<Spanned<String>>,
         field: &str,
         default: &str,
-        range: std::ops::RangeInclusive<Duration>,
+        range: RangeInclusive<Duration>,
     ) -> Result<Duration, YamlError> {
         let location = text.as_ref().map_or(Location::UNKNOWN, |t| t.referenced);
         let HumanDuration(duration) = self.value(text, field, default)?;

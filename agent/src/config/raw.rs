@@ -53,6 +53,13 @@ pub(super) struct Capture {
 pub(super) struct Tunnel {
     pub(super) workers: Option<Spanned<u64>>,
     pub(super) drain_timeout: Option<Spanned<String>>,
+    pub(super) idle_timeout: Option<Spanned<String>>,
+    pub(super) stream_window: Option<Spanned<u64>>,
+    pub(super) streams_per_connection: Option<Spanned<u64>>,
+    pub(super) connections_per_pair: Option<Spanned<u64>>,
+    pub(super) connections: Option<Spanned<u64>>,
+    pub(super) handshakes: Option<Spanned<u64>>,
+    pub(super) handshakes_per_source: Option<Spanned<u64>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -115,6 +115,11 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
              one of `refuse`, `pass`",
         ),
         (
+            "node: a\ntunnel: {streamWindow: 10}\n",
+            "/etc/culvert/agent.yaml:2:24: `tunnel.streamWindow`: 10 is out of range; expected \
+             65535 to 67108864",
+        ),
+        (
             "node: a\ntunnel: {workers: 5000}\n",
             "/etc/culvert/agent.yaml:2:19: `tunnel.workers`: 5000 is out of range; expected 0 for \
              one a core, or 1 to 1024",
