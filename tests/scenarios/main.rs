@@ -3,4 +3,5 @@
 
 mod enrolment;
 mod harness;
+mod observed;
 mod outbound;

@@ -34,7 +34,7 @@ pub(crate) fn talk(target: &Target, wish: &Wish) -> io::Result<bool> {
         "connect_us": connect_us,
     });
     if !wish.only_connect {
-        match exchange(&mut stream, wish, &mut said) {
+        match exchange(&mut stream, wish, target.fast_open, &mut said) {
             Ok(()) => {}
             Err(error) => return Ok(failed("exchange", &error, started)),
         }
@@ -43,7 +43,12 @@ pub(crate) fn talk(target: &Target, wish: &Wish) -> io::Result<bool> {
     Ok(wish.only_connect || said["echoed"] == json!(true))
 }
 
-fn exchange(stream: &mut TcpStream, wish: &Wish, said: &mut Value) -> io::Result<()> {
+fn exchange(
+    stream: &mut TcpStream,
+    wish: &Wish,
+    fast_open: bool,
+    said: &mut Value,
+) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     if wish.line {
         let mut line = String::new();
@@ -53,9 +58,10 @@ fn exchange(stream: &mut TcpStream, wish: &Wish, said: &mut Value) -> io::Result
         said["saw"] = serde_json::from_str(&line).map_err(io::Error::other)?;
     }
     stream.write_all(wish.send.as_bytes())?;
-    let mut back = vec![0; wish.send.len()];
+    let expected = if fast_open { format!("f{}", wish.send) } else { wish.send.clone() };
+    let mut back = vec![0; expected.len()];
     reader.read_exact(&mut back)?;
-    said["echoed"] = json!(back == wish.send.as_bytes());
+    said["echoed"] = json!(back == expected.as_bytes());
     Ok(())
 }
 

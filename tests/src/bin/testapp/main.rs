@@ -41,6 +41,19 @@ pub(crate) struct Target {
     /// Source address to bind first; port 0 lets the kernel choose.
     #[arg(long)]
     pub(crate) bind: Option<SocketAddr>,
+    /// Device that the socket is bound to before it connects (`SO_BINDTODEVICE`).
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Connects by sending a first byte (`MSG_FASTOPEN`), which the server of `echo` sends back.
+    #[arg(long)]
+    pub(crate) fast_open: bool,
+    /// A multipath TCP socket.
+    #[arg(long)]
+    pub(crate) multipath: bool,
+    /// Connects the same socket there first: goes on after a failure, and after a success takes
+    /// the connection back (`AF_UNSPEC`).
+    #[arg(long)]
+    pub(crate) first: Option<SocketAddr>,
     /// Seconds without progress after which the client gives up.
     #[arg(long, default_value_t = 60)]
     pub(crate) patience: u64,

@@ -7,6 +7,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+/// `MSG_FASTOPEN` of `<linux/socket.h>`: no crate in use names it.
+const MSG_FASTOPEN: i32 = 0x2000_0000;
+
 /// Listens, IPv4 too where the address is the IPv6 wildcard; a restart may take the port again.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -22,7 +25,11 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Connects as most programs do, and waits.
 pub(crate) fn connect(target: &Target) -> io::Result<TcpStream> {
     let socket = new(target)?;
-    socket.connect(&SockAddr::from(target.to))?;
+    if target.fast_open {
+        socket.send_to_with_flags(b"f", &SockAddr::from(target.to), MSG_FASTOPEN)?;
+    } else {
+        socket.connect(&SockAddr::from(target.to))?;
+    }
     finish(socket, target)
 }
 
@@ -52,10 +59,19 @@ pub(crate) fn connect_nonblocking(target: &Target) -> io::Result<TcpStream> {
 }
 
 fn new(target: &Target) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(target.to), Type::STREAM, Some(Protocol::TCP))?;
+    let protocol = if target.multipath { Protocol::MPTCP } else { Protocol::TCP };
+    let socket = Socket::new(Domain::for_address(target.to), Type::STREAM, Some(protocol))?;
+    if let Some(device) = &target.device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
     if let Some(source) = target.bind {
         socket.set_reuse_address(true)?;
         socket.bind(&SockAddr::from(source))?;
+    }
+    if let Some(first) = target.first
+        && socket.connect(&SockAddr::from(first)).is_ok()
+    {
+        rustix::net::connect_unspec(&socket)?;
     }
     Ok(socket)
 }
