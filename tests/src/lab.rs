@@ -1,9 +1,11 @@
 //! A lab: built, changed while it runs, and taken down.
 
 mod build;
+mod kernel;
 mod nodes;
 
 pub use build::Builder;
+pub use kernel::KernelState;
 pub use nodes::{Node, NodeId, Pod};
 
 use crate::files::{self, AgentSettings, PodSpec};
@@ -202,6 +204,20 @@ impl Lab {
             Some(agent) => agent.terminate(AGENT_LIMIT).map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Starts a second agent beside the one that runs, which is handed out; the new one is the
+    /// node's agent from now on. Returns once the new one has taken over.
+    ///
+    /// # Errors
+    /// There was none, or the new one does not come up.
+    pub fn take_over_agent(&mut self, id: NodeId) -> Result<Process> {
+        let old = self.agents[id.index()].take();
+        let old = old.with_context(|| format!("{} has no agent", id.name()))?;
+        self.launch_agent(id)?;
+        // Not the readiness port: the old one may be it that answers.
+        self.agent(id)?.wait_for("first workloads enrolled", AGENT_LIMIT)?;
+        Ok(old)
     }
 
     /// Ends a node's agent at once, as a crash would.

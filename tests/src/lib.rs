@@ -43,7 +43,7 @@ mod wait;
 pub use files::{AgentSettings, PodSpec};
 pub use guard::{Missing, check};
 pub use http::{Scrape, get};
-pub use lab::{Builder, Lab, Node, NodeId, Pod};
+pub use lab::{Builder, KernelState, Lab, Node, NodeId, Pod};
 pub use netns::Netns;
 pub use paths::{culvert, target, testapp};
 pub use place::Place;

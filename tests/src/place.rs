@@ -3,6 +3,7 @@
 use crate::netns::Netns;
 use crate::paths;
 use crate::process::{self, Finished, Process};
+use crate::wait;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -94,6 +95,16 @@ impl Place {
     /// As [`Place::run`].
     pub fn run_app(&self, arguments: &[&str], limit: Duration) -> Result<Finished> {
         self.run(&Self::app_words(arguments)?, limit)
+    }
+
+    /// Starts a server of `culvert-testapp` here and waits until it listens.
+    ///
+    /// # Errors
+    /// It does not come up; its last lines are in the text.
+    pub fn server(&self, arguments: &[&str]) -> Result<Process> {
+        let server = self.app(arguments)?;
+        server.wait_for("listening", wait::SOON)?;
+        Ok(server)
     }
 
     fn app_words(arguments: &[&str]) -> Result<Vec<std::ffi::OsString>> {

@@ -131,7 +131,7 @@ pub(crate) fn read_slowly(target: &Target, rate: u64, bytes: Option<u64>) -> io:
 }
 
 /// Sends until the other side takes no more.
-pub(crate) fn stall(target: &Target) -> io::Result<bool> {
+pub(crate) fn stall(target: &Target, to_the_end: bool) -> io::Result<bool> {
     let mut stream = socket::connect(target)?;
     stream.set_write_timeout(Some(Duration::from_secs(1)))?;
     let chunk = [0x5a; 16 * 1024];
@@ -146,14 +146,22 @@ pub(crate) fn stall(target: &Target) -> io::Result<bool> {
         }
     }
     report::line(&json!({ "stalled": sent }));
+    if to_the_end {
+        let received = pattern::receive(&mut stream, None, None);
+        report::line(&json!({ "received": received.bytes, "end": report::end(&received.end) }));
+        return Ok(true);
+    }
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(true)
 }
 
 /// Sends and resets.
-pub(crate) fn reset(target: &Target, bytes: u64) -> io::Result<bool> {
+pub(crate) fn reset(target: &Target, bytes: u64, answered: bool) -> io::Result<bool> {
     let mut stream = socket::connect(target)?;
     pattern::send(&mut stream, bytes)?;
+    if answered {
+        pattern::receive(&mut stream, None, Some(bytes)).end?;
+    }
     socket::reset(stream)?;
     report::line(&json!({ "reset": true, "sent": bytes }));
     Ok(true)

@@ -83,6 +83,22 @@ enum Mode {
         #[arg(long)]
         bytes: u64,
     },
+    /// Server: reads to the end, and only then sends BYTES of the pattern; prints as `sink`.
+    Answer {
+        #[command(flatten)]
+        at: Listen,
+        /// How much it sends.
+        #[arg(long)]
+        bytes: u64,
+    },
+    /// Server: reads BYTES, sends them back, and resets the connection.
+    Resetting {
+        #[command(flatten)]
+        at: Listen,
+        /// How much it reads first.
+        #[arg(long)]
+        bytes: u64,
+    },
     /// Server: accepts and reads nothing, ever.
     NeverRead(Listen),
     /// Server: reads at most RATE bytes a second; prints as `sink`.
@@ -149,10 +165,13 @@ enum Mode {
         bytes: Option<u64>,
     },
     /// Client: sends until nothing goes for a second; prints `{"stalled": BYTES}`, and holds on
-    /// until its standard input ends.
+    /// until its standard input ends, or with `--to-the-end` the connection, and prints how.
     Stall {
         #[command(flatten)]
         target: Target,
+        /// Waits for the end of the connection.
+        #[arg(long)]
+        to_the_end: bool,
     },
     /// Client: sends BYTES and resets the connection.
     Reset {
@@ -161,6 +180,9 @@ enum Mode {
         /// How much it sends first.
         #[arg(long, default_value_t = 0)]
         bytes: u64,
+        /// Reads as much back before it resets: then the server has surely seen it.
+        #[arg(long)]
+        answered: bool,
     },
     /// Client of `sink` or `echo`: waits for the other side to end; prints how it ended.
     WaitEnd {
@@ -234,6 +256,12 @@ fn main() -> ExitCode {
         Mode::Exchange { at, bytes } => {
             server::run(at.listen, move |stream| server::exchange(stream, bytes))
         }
+        Mode::Answer { at, bytes } => {
+            server::run(at.listen, move |stream| server::answer(stream, bytes))
+        }
+        Mode::Resetting { at, bytes } => {
+            server::run(at.listen, move |stream| server::resetting(stream, bytes))
+        }
         Mode::NeverRead(at) => server::never_read(at.listen),
         Mode::Talk { target, line, send, nonblocking, only_connect } => {
             let wish = client::Wish { line, send, nonblocking, only_connect };
@@ -243,8 +271,8 @@ fn main() -> ExitCode {
         Mode::HalfClose { target, bytes } => client::half_close(&target, bytes),
         Mode::ReadThenWrite { target, bytes } => client::read_then_write(&target, bytes),
         Mode::ReadSlowly { target, rate, bytes } => client::read_slowly(&target, rate, bytes),
-        Mode::Stall { target } => client::stall(&target),
-        Mode::Reset { target, bytes } => client::reset(&target, bytes),
+        Mode::Stall { target, to_the_end } => client::stall(&target, to_the_end),
+        Mode::Reset { target, bytes, answered } => client::reset(&target, bytes, answered),
         Mode::WaitEnd { target, bytes } => client::wait_end(&target, bytes),
         Mode::Hold { target, count, parallel } => crowd::hold(&target, count, parallel),
         Mode::Short { target, count, parallel, until_stdin_ends } => {

@@ -82,6 +82,22 @@ pub(crate) fn exchange(mut stream: TcpStream, bytes: u64) -> io::Result<()> {
     })
 }
 
+/// Reads to the end, then sends.
+pub(crate) fn answer(mut stream: TcpStream, bytes: u64) -> io::Result<()> {
+    let peer = stream.peer_addr()?;
+    tell(peer, &pattern::receive(&mut stream, None, None));
+    pattern::send(&mut stream, bytes)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Reads, sends as much, and resets.
+pub(crate) fn resetting(mut stream: TcpStream, bytes: u64) -> io::Result<()> {
+    let peer = stream.peer_addr()?;
+    tell(peer, &pattern::receive(&mut stream, None, Some(bytes)));
+    pattern::send(&mut stream, bytes)?;
+    socket::reset(stream)
+}
+
 /// Accepts and holds on, reading nothing.
 pub(crate) fn never_read(address: SocketAddr) -> io::Result<bool> {
     let listener = socket::listen(address)?;
