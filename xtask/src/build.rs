@@ -13,24 +13,15 @@ pub(crate) struct Arguments {
     pub(crate) release: bool,
 }
 
-/// Builds the program that plays applications in the lab.
-pub(crate) fn testapp() -> Result<()> {
-    let mut cargo = Command::new("cargo");
-    cargo
-        .current_dir(paths::root())
-        .args(["build", "--package", "culvert-tests", "--bin", "culvert-testapp"])
-        .env("CARGO_TARGET_DIR", paths::target());
-    run::plain("building the applications of the lab", &mut cargo)
-}
+/// The workspace without the kernel programs. Every build selects the same packages: cargo unites
+/// the features of what is selected, and another selection would build the dependencies again.
+pub(crate) const SELECTION: [&str; 3] = ["--workspace", "--exclude", "culvert-ebpf"];
 
 /// Builds everything and tells where the binary is.
 pub(crate) fn run(arguments: &Arguments) -> Result<PathBuf> {
     build_ebpf::run()?;
-    let mut cargo = Command::new("cargo");
-    cargo
-        .current_dir(paths::root())
-        .args(["build", "--package", "culvert-agent", "--bin", "culvert"])
-        .env("CARGO_TARGET_DIR", paths::target());
+    let mut cargo = cargo("build");
+    cargo.args(["--bin", "culvert", "--bin", "culvert-testapp"]);
     let profile = if arguments.release {
         cargo.arg("--release");
         "release"
@@ -41,4 +32,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<PathBuf> {
     let binary = paths::target().join(profile).join("culvert");
     run::say(format!("built {}", binary.display()));
     Ok(binary)
+}
+
+/// Builds the same for the tests, with the tests themselves: what only tests depend on changes
+/// features of the dependencies, so everything is built once, that way.
+pub(crate) fn with_tests() -> Result<()> {
+    build_ebpf::run()?;
+    run::plain("building culvert and its tests", cargo("build").args(["--bins", "--tests"]))
+}
+
+/// A cargo command on the selection of packages.
+pub(crate) fn cargo(command: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(paths::root())
+        .arg(command)
+        .args(SELECTION)
+        .env("CARGO_TARGET_DIR", paths::target());
+    cargo
 }

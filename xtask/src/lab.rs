@@ -53,7 +53,6 @@ fn up(strict: bool, without_agents: bool) -> Result<()> {
         bail!("the lab is up already; run `cargo xtask lab down` first");
     }
     build::run(&build::Arguments::default())?;
-    build::testapp()?;
     run::say("building the lab");
     let mut builder = Lab::builder().named(ID).standard();
     if strict {

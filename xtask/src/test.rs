@@ -2,7 +2,7 @@
 //! kernel, one after the other.
 
 use crate::setup::{self, Purpose};
-use crate::{build, paths, run};
+use crate::{build, run};
 use anyhow::{Context, Result};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
@@ -22,11 +22,18 @@ pub(crate) struct Arguments {
 
 /// Runs the command; the exit code is the test runner's own.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    setup::ensure(&[Purpose::Agent])?;
+    if !arguments.unit {
+        setup::ensure(&[Purpose::Kernel, Purpose::Run])?;
+        build::with_tests()?;
+    }
     let mut worst = 0;
     let mut keep_worst = |status: ExitStatus| worst = worst.max(status.code().unwrap_or(1));
-    setup::ensure(&[Purpose::Agent])?;
     if !arguments.scenarios {
-        keep_worst(unit(arguments)?);
+        // Tests across crates are scenarios, so libraries, binaries and examples in comments are all.
+        run::say("running the unit tests");
+        keep_worst(unit(arguments, &["--lib", "--bins"])?);
+        keep_worst(unit(arguments, &["--doc"])?);
     }
     if !arguments.unit {
         keep_worst(scenarios(arguments)?);
@@ -34,22 +41,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(worst).unwrap_or(1)))
 }
 
-fn unit(arguments: &Arguments) -> Result<ExitStatus> {
-    run::say("running the unit tests");
-    let mut cargo = cargo_test();
+fn unit(arguments: &Arguments, which: &[&str]) -> Result<ExitStatus> {
+    let mut cargo = build::cargo("test");
     // A failure in one crate does not hide those of the next.
-    cargo.arg("--no-fail-fast").args(&arguments.filter);
+    cargo.args(which).arg("--no-fail-fast").args(&arguments.filter);
     started(cargo)
 }
 
 fn scenarios(arguments: &Arguments) -> Result<ExitStatus> {
-    setup::ensure(&[Purpose::Kernel, Purpose::Run])?;
-    build::run(&build::Arguments::default())?;
-    build::testapp()?;
     run::say("running the scenarios");
-    let mut cargo = cargo_test();
+    let mut cargo = build::cargo("test");
     cargo
-        .args(["--package", "culvert-tests", "--no-fail-fast"])
+        .args(["--test", "scenarios", "--no-fail-fast"])
         .args(&arguments.filter)
         // Each scenario has the machine's two nodes for itself.
         .args(["--", "--test-threads=1"]);
@@ -60,12 +63,6 @@ fn scenarios(arguments: &Arguments) -> Result<ExitStatus> {
         eprintln!("note: scenarios need root and are skipped; run `sudo -E cargo xtask test`");
     }
     started(cargo)
-}
-
-fn cargo_test() -> Command {
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(paths::root()).arg("test").env("CARGO_TARGET_DIR", paths::target());
-    cargo
 }
 
 fn started(mut cargo: Command) -> Result<ExitStatus> {
