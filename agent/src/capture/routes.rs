@@ -2,8 +2,10 @@
 //!
 //! A delivery comes from a foreign address over loopback. Its mark is taken over by the
 //! application's accepted socket (`tcp_fwmark_accept`, which serves IPv6 as well) and sends the
-//! answers to table 100, where everything is local. Nothing else is needed: no `route_localnet`,
-//! no `rp_filter` setting, no netfilter.
+//! answers to table 100, where everything is local. Answers that no socket gives, the reset of a
+//! port where nobody listens, take the mark of what they answer (`fwmark_reflect`); else they would
+//! leave for the client, and the delivery wait for its timeout. Nothing else is needed: no
+//! `route_localnet`, no `rp_filter` setting, no netfilter.
 
 use std::{io, net::IpAddr};
 
@@ -24,6 +26,9 @@ use crate::sys::netns::Netns;
 
 /// Where Linux lets a namespace's accepted sockets take over the mark of their SYN.
 const FWMARK_ACCEPT: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+/// Where it lets answers without a socket take over the mark of what they answer.
+const FWMARK_REFLECT: [&str; 2] =
+    ["/proc/sys/net/ipv4/fwmark_reflect", "/proc/sys/net/ipv6/fwmark_reflect"];
 /// Index of `lo`: the first interface of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 /// Before the main table, after the local one.
@@ -72,12 +77,15 @@ impl Routes {
         Ok(found)
     }
 
-    /// Puts in the rule, the route and the setting; what is there already stays.
+    /// Puts in the rule, the route and the settings; what is there already stays.
     pub(super) async fn add(&self, netns: &Netns, v4: bool, v6: bool) -> Result<(), (Step, io::Error)> {
-        netns
-            .run(|| std::fs::write(FWMARK_ACCEPT, "1"))
-            .and_then(|written| written)
-            .map_err(|error| ("setting tcp_fwmark_accept", error))?;
+        let set = |file: &'static str| {
+            netns.run(|| std::fs::write(file, "1")).and_then(|written| written)
+        };
+        set(FWMARK_ACCEPT).map_err(|error| ("setting tcp_fwmark_accept", error))?;
+        for (_, file) in [v4, v6].into_iter().zip(FWMARK_REFLECT).filter(|(wanted, _)| *wanted) {
+            set(file).map_err(|error| ("setting fwmark_reflect", error))?;
+        }
         for family in families(v4, v6) {
             let added = self.handle.route().add(route(family)).replace().execute().await;
             existing_is_fine(added).map_err(|error| ("adding the local route", error))?;
@@ -86,7 +94,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Takes out what [`Self::add`] put in. The setting stays: without the rule it means nothing.
+    /// Takes out what [`Self::add`] put in. The settings stay: without the rule they mean nothing.
     pub(super) async fn remove(&self, v4: bool, v6: bool) -> Result<(), (Step, io::Error)> {
         for family in families(v4, v6) {
             self.handle_rule(family, false).await.map_err(|error| ("removing the mark's rule", error))?;
