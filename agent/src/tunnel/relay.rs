@@ -77,7 +77,11 @@ async fn pump(
             return finish(to).map_err(|_| write_failed);
         };
         direction.count(flow, chunk.len());
-        write(to, chunk).await.map_err(|_| write_failed.clone())?;
+        // A reader that stands still must not hide that its writer is gone.
+        match select(pin!(write(to, chunk)), pin!(failure(from))).await {
+            Either::Left((written, _)) => written.map_err(|_| write_failed.clone())?,
+            Either::Right(((), _)) => return Err(read_failed),
+        }
     }
 }
 
@@ -239,5 +243,54 @@ fn finish(socket: &TcpStream) -> io::Result<()> {
     match SockRef::from(socket).shutdown(Shutdown::Write) {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
+    use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::timeout};
+
+    use super::*;
+    use crate::observe::{FlowLabels, Metrics, Party, Reporter, Security};
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(connect, listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    fn flow() -> OpenFlow {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        Metrics::new().unwrap().open(FlowLabels {
+            reporter: Reporter::Source,
+            source: Party::default(),
+            destination: Party::default(),
+            source_principal: None,
+            destination_principal: None,
+            security: Security::Unknown,
+            source_address: nowhere,
+            destination_address: nowhere,
+            hbone_address: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn reset_is_seen_while_the_other_side_does_not_read() {
+        let ((mut writer, application), (other, _reader)) = (pair().await, pair().await);
+        let flow = flow();
+        let relayed = sockets(&application, &other, &flow);
+        let stalled = async {
+            let piece = vec![0; 1 << 20];
+            // Until nothing goes any more: every buffer between the two is full.
+            while timeout(Duration::from_secs(1), writer.write_all(&piece)).await.is_ok() {}
+            SockRef::from(&writer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(writer);
+        };
+        let both = async { tokio::join!(relayed, stalled).0 };
+        let ended = timeout(Duration::from_secs(20), both).await.expect("it ends");
+        assert!(matches!(ended, Err(StreamError::ApplicationReset)), "{ended:?}");
     }
 }
