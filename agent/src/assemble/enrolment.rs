@@ -75,15 +75,21 @@ impl Enrolment {
         cancel: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut locals = HashMap::new();
-        let mut first = true;
+        let (mut first, mut swept) = (true, false);
         loop {
             let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
             let failed = self.reconcile(&snapshot, &mut locals).await?;
             if first {
-                let removed = self.capture.sweep()?;
-                tracing::info!(enrolled = locals.len(), failed, removed, "first workloads enrolled");
+                tracing::info!(enrolled = locals.len(), failed, "first workloads enrolled");
                 first = false;
                 ready.send_replace(Readiness::Ready);
+            }
+            // Not before all are in: what an earlier agent left keeps a workload that could not be
+            // enrolled refused; without it, its traffic would go past the mesh.
+            if !swept && failed == 0 {
+                let removed = self.capture.sweep()?;
+                tracing::debug!(removed, "remains of an earlier agent removed");
+                swept = true;
             }
             tokio::select! {
                 biased;
