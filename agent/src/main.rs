@@ -1,6 +1,6 @@
 //! The `culvert` command: arguments, logging, exit code; nothing else.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use culvert_agent::{
@@ -78,7 +78,10 @@ fn start_log(observe: &Observe) -> anyhow::Result<()> {
     if !observe.access_log {
         filter = filter.add_directive("access=off".parse()?);
     }
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match observe.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
