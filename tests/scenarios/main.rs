@@ -2,9 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod backpressure;
+mod configuration;
 mod crowd;
 mod enrolment;
+mod errors;
 mod harness;
+mod mutual_tls;
 mod observed;
 mod outbound;
+mod policy;
 mod transfer;
+mod untouched;

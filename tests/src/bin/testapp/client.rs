@@ -29,7 +29,8 @@ pub(crate) fn talk(target: &Target, wish: &Wish) -> io::Result<bool> {
     };
     let connect_us = micros(started);
     let mut said = json!({
-        "peer": stream.peer_addr()?.to_string(),
+        // A socket that was reset meanwhile has none; the exchange then tells the error.
+        "peer": stream.peer_addr().ok().map(|peer| peer.to_string()),
         "local": stream.local_addr()?.to_string(),
         "connect_us": connect_us,
     });
