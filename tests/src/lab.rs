@@ -121,6 +121,21 @@ impl Lab {
         self.write_workloads()
     }
 
+    /// Makes a pod's namespace anew under the same name and addresses, as a restart of the pod does;
+    /// the workloads stay as they are.
+    ///
+    /// # Errors
+    /// There is no such pod, or a step failed.
+    pub fn remake_pod(&mut self, name: &str) -> Result<()> {
+        let at = self.pods.iter().position(|pod| pod.name() == name).context("no such pod")?;
+        let pod = self.pods.remove(at);
+        cgroup::remove(pod.cgroup())?;
+        // The agent holds the namespace open, so its wire does not go with its name.
+        self.node(pod.node()).netns().ip(&format!("link del v-{}\n", pod.number))?;
+        pod.netns().delete()?;
+        self.make_pod(pod.spec)
+    }
+
     /// Takes pods out of the workloads, then removes their namespaces and ends their programs.
     /// `settled` is run between the two: where it waits until the agents have let go of them.
     ///

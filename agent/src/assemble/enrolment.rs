@@ -18,6 +18,8 @@ use crate::{
 /// How soon an enrolment that failed is tried again: most often a pod's namespace is not there
 /// yet, or not any more.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often it is looked whether a pod was made anew under the same path, which no file tells.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A workload that is in.
 struct Local {
@@ -91,11 +93,20 @@ impl Enrolment {
                 tracing::debug!(removed, "remains of an earlier agent removed");
                 swept = true;
             }
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => return Ok(()),
-                changed = self.snapshots.changed() => changed?,
-                () = tokio::time::sleep(RETRY), if failed > 0 => {}
+            loop {
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return Ok(()),
+                    changed = self.snapshots.changed() => {
+                        changed?;
+                        break;
+                    }
+                    () = tokio::time::sleep(if failed > 0 { RETRY } else { LOOK }) => {
+                        if failed > 0 || locals.keys().any(|key| self.capture.is_replaced(key)) {
+                            break;
+                        }
+                    }
+                }
             }
         }
     }
@@ -119,7 +130,10 @@ impl Enrolment {
         }
         let leaving: Vec<_> = locals
             .iter()
-            .filter(|(key, local)| wanted.get(key).is_none_or(|now| !same_place(now, &local.workload)))
+            .filter(|(key, local)| {
+                wanted.get(key).is_none_or(|now| !same_place(now, &local.workload))
+                    || self.capture.is_replaced(key)
+            })
             .map(|(key, _)| key.clone())
             .collect();
         for key in leaving {

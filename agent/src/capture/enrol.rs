@@ -77,6 +77,18 @@ impl Capture {
         }
     }
 
+    /// Whether another namespace stands now behind the path of an enrolled workload than the one
+    /// that it was enrolled with: its pod was made anew. A path that is gone says nothing, the
+    /// namespace may live on.
+    pub fn is_replaced(&self, key: &WorkloadKey) -> bool {
+        self.held.get(key).is_some_and(|held| {
+            let path = held.pod.workload().netns.as_deref();
+            // The inode cannot have been given away: our descriptor keeps the old namespace.
+            path.and_then(|path| Netns::open(path).ok())
+                .is_some_and(|now| now.inode() != held.pod.netns().inode())
+        })
+    }
+
     /// Tells the kernel anew what to do with a workload's plaintext while no agent runs.
     ///
     /// # Errors
