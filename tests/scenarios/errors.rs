@@ -1,6 +1,6 @@
 //! Destinations that cannot be reached: what the application gets, without and with Culvert.
 //!
-//! docs/behaviour.md tells users the same.
+//! docs/architecture.md, "What the application sees", tells users the same.
 
 use crate::observed::{ECONNREFUSED, fails};
 use anyhow::{Context, Result, ensure};
