@@ -56,6 +56,12 @@ impl Addr {
         self.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
     }
 
+    /// Whether packets to this address cannot leave the link: loopback, link-local, unspecified.
+    #[inline(always)]
+    pub const fn stays_near(self) -> bool {
+        self.is_loopback() || self.is_unspecified() || self.is_link_local()
+    }
+
     /// Whether both are the same address, word by word: the comparison the verifier accepts.
     #[inline(always)]
     pub const fn same(self, other: Self) -> bool {

@@ -30,11 +30,13 @@ pub enum Counter {
     InboundDelivered = 11,
     /// Deliveries that could not be announced: the delivery would loop, so it fails.
     DeliveryTableFull = 12,
+    /// Connections refused because their pod should be enrolled and could not be.
+    OutboundFenced = 13,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 14;
 
     /// All counters with the label they bear as a metric, in index order.
     pub const ALL: [(Self, &'static str); Self::COUNT as usize] = [
@@ -51,6 +53,7 @@ impl Counter {
         (Self::InboundAgentDown, "inbound_agent_down"),
         (Self::InboundDelivered, "inbound_delivered"),
         (Self::DeliveryTableFull, "delivery_table_full"),
+        (Self::OutboundFenced, "outbound_fenced"),
     ];
 }
 

@@ -10,7 +10,7 @@ pub struct Enrolment {
     pub addr6: Addr,
     /// The pod's IPv4 address in network order, 0 if it has none.
     pub addr4_be: u32,
-    /// [`Self::PASS_WHEN_DOWN`] or 0.
+    /// [`Self::PASS_WHEN_DOWN`], [`Self::FENCED`] or 0.
     pub flags: u32,
 }
 
@@ -19,6 +19,9 @@ const _: () = assert!(size_of::<Enrolment>() == 24 && align_of::<Enrolment>() ==
 impl Enrolment {
     /// While no agent listens, outbound connections leave unsteered instead of being refused.
     pub const PASS_WHEN_DOWN: u32 = 1;
+    /// The pod should be enrolled and could not be: what may go to the mesh is refused, whatever
+    /// addresses the pod has.
+    pub const FENCED: u32 = 2;
 }
 
 /// An enrolled pod by its address. Value of [`crate::maps::LOCAL_PODS`].

@@ -17,7 +17,7 @@ pub enum Outbound {
 /// say so with its own error (the agent enrols no pod that has an address it was not told of).
 #[inline(always)]
 pub const fn outbound(destination: Addr, pod: &Enrolment) -> Outbound {
-    if destination.is_loopback() || destination.is_unspecified() || destination.is_link_local() {
+    if destination.stays_near() {
         return Outbound::Pass;
     }
     let own = if destination.is_v4() { Addr::from_v4_be(pod.addr4_be) } else { pod.addr6 };

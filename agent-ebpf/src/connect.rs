@@ -5,7 +5,8 @@
 //! to a device could not reach the agent and `getsockname` would change.
 //!
 //! Failures: no memory for the socket's state — refused with EPERM (closed: an unsteered
-//! connection would leave in plaintext). No agent — the connection is refused by the kernel,
+//! connection would leave in plaintext); a pod that should be enrolled and could not be — likewise.
+//! No agent — the connection is refused by the kernel,
 //! unless the pod's enrolment says that it may pass.
 
 use aya_ebpf::{
@@ -91,6 +92,10 @@ fn decide(ctx: &SockAddrContext, destination: Addr, port_be: u16) -> Step {
     // SAFETY: not null, so a live value of this socket.
     if !state.is_null() && unsafe { *state }.is_agents() {
         return Step::Allow;
+    }
+    if pod.flags & Enrolment::FENCED != 0 && !destination.stays_near() && in_mesh(destination) {
+        count(Counter::OutboundFenced);
+        return Step::Refuse;
     }
     let Outbound::Steer(own) = verdict::outbound(destination, &pod) else {
         return forget(ctx);

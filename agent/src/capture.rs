@@ -19,6 +19,7 @@ mod listeners;
 mod pod;
 mod programs;
 mod routes;
+mod self_test;
 mod tables;
 
 pub use accept::{Acceptor, Captured, Lost, reset};
@@ -43,7 +44,7 @@ use crate::{
 };
 
 use self::{
-    enrol::Held,
+    enrol::{Fence, Held},
     programs::{Pins, Programs},
     tables::PodTables,
 };
@@ -73,6 +74,7 @@ pub struct Capture {
     pods: PodTables,
     shared: Arc<SharedTables>,
     held: HashMap<WorkloadKey, Held>,
+    fenced: HashMap<WorkloadKey, Fence>,
 }
 
 impl Capture {
@@ -89,7 +91,9 @@ impl Capture {
         programs.attach_to_cgroup(&settings.cgroup)?;
         let (object, pins) = programs.parts();
         let (pods, shared) = tables::open(object, pins)?;
-        Ok(Self { settings, programs, pods, shared: Arc::new(shared), held: HashMap::new() })
+        self_test::run(&shared, &settings.cgroup)?;
+        let (held, fenced) = (HashMap::new(), HashMap::new());
+        Ok(Self { settings, programs, pods, shared: Arc::new(shared), held, fenced })
     }
 
     /// Copies what the kernel programs log into `tracing` until it is dropped; `None` if that was

@@ -119,9 +119,6 @@ async fn through_tunnel(
     mut labels: FlowLabels,
 ) {
     let to = SocketAddr::new(captured.original_dst.ip(), HBONE_PORT);
-    labels.source_principal = Some(source.identity.clone());
-    labels.destination_principal = Some(destination.identity.clone());
-    labels.security = Security::MutualTls;
     labels.destination_address = to;
     labels.hbone_address = Some(captured.original_dst);
     let application = Guarded::new(captured.stream);
@@ -147,6 +144,10 @@ async fn through_tunnel(
         Ok(stream) => stream,
         Err(error) => return stages.metrics.refuse(labels, error.reason(), &error),
     };
+    // Only now has the handshake proved both.
+    labels.source_principal = Some(source.identity.clone());
+    labels.destination_principal = Some(destination.identity.clone());
+    labels.security = Security::MutualTls;
     let flow = stages.metrics.open(labels);
     let (send, receive, _place) = stream.into_parts();
     let ended = relay::stream(application.socket(), send, receive, &flow).await;
@@ -308,7 +309,9 @@ impl Tunnelled {
             .target()
             .map_err(|error| (Reason::BadRequest, TargetError::Request(error)))?;
         let workload = self.pod.workload();
-        if !workload.addresses.contains(&to.ip()) {
+        // The very address that the connection came to: another of the same workload may be of
+        // the other family, and then the source could not be shown.
+        if to.ip() != self.connection.ip() {
             let workload = workload.key().to_string();
             return Err((Reason::WrongDestination, TargetError::Elsewhere { to, workload }));
         }
@@ -341,7 +344,7 @@ impl Tunnelled {
 enum TargetError {
     #[error(transparent)]
     Request(hbone::BadRequest),
-    #[error("request is for {to}, which is no address of {workload}; an agent forwards to no third place")]
+    #[error("request is for {to}, not the address of {workload} that it came to; an agent forwards to no third place")]
     Elsewhere { to: SocketAddr, workload: String },
     #[error("request is for {to}, a port of the mesh itself")]
     IllegalPort { to: SocketAddr },

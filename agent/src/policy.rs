@@ -17,7 +17,7 @@ mod peer_authentication;
 mod tests;
 mod verdict;
 
-pub use inbound::{Allowed, Inbound, InboundFlow, accepts_plaintext, inbound};
+pub use inbound::{Allowed, Inbound, InboundFlow, accepts_plaintext_everywhere, inbound};
 pub use outbound::{Outbound, PassthroughReason, outbound};
 pub use peer_authentication::{Acceptance, Effective, effective};
 pub use verdict::{Refusal, Rule};

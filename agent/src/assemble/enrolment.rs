@@ -37,6 +37,7 @@ pub(super) struct Enrolment {
     identity: IdentityStore,
     workers: Arc<Workers>,
     enrolled: IntGauge,
+    missing: IntGauge,
     failures: IntCounter,
 }
 
@@ -60,10 +61,15 @@ impl Enrolment {
             "culvert_capture_enrol_failures_total",
             "Attempts to enrol a workload that failed; each is tried again",
         )?;
+        let missing = IntGauge::new(
+            "culvert_capture_missing_workloads",
+            "Workloads of this node that should be enrolled and could not be; all are refused",
+        )?;
         metrics.register(enrolled.clone())?;
+        metrics.register(missing.clone())?;
         metrics.register(failures.clone())?;
         let (node, workers) = (node.to_owned(), Arc::clone(workers));
-        Ok(Self { node, snapshots, capture, identity, workers, enrolled, failures })
+        Ok(Self { node, snapshots, capture, identity, workers, enrolled, missing, failures })
     }
 
     /// Follows the snapshots until `cancel`; `ready` is told once the first one has been acted
@@ -141,9 +147,14 @@ impl Enrolment {
                 self.release(&key, &local).await;
             }
         }
+        let unwanted: Vec<_> =
+            self.capture.fenced().filter(|key| !wanted.contains_key(key)).cloned().collect();
+        for key in unwanted {
+            self.capture.release(&key).await;
+        }
         let mut failed = 0;
         for (key, workload) in wanted {
-            let accepts_plaintext = policy::accepts_plaintext(snapshot, workload);
+            let accepts_plaintext = policy::accepts_plaintext_everywhere(snapshot, workload);
             if let Some(local) = locals.get_mut(&key) {
                 local.workload = Arc::clone(workload);
                 if let Err(error) = self.capture.set_accepts_plaintext(&key, accepts_plaintext) {
@@ -157,6 +168,7 @@ impl Enrolment {
             }
         }
         self.enrolled.set(i64::try_from(locals.len()).unwrap_or(i64::MAX));
+        self.missing.set(i64::try_from(failed).unwrap_or(i64::MAX));
         Ok(failed)
     }
 
@@ -177,7 +189,7 @@ impl Enrolment {
             Err(error) => {
                 self.failures.inc();
                 let error = anyhow::Error::new(error);
-                tracing::error!(workload = %workload.key(), error = format!("{error:#}"), "workload not enrolled; will be tried again");
+                tracing::error!(workload = %workload.key(), error = format!("{error:#}"), "workload not enrolled, so refused; will be tried again");
                 Ok(None)
             }
         }

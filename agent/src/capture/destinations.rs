@@ -30,7 +30,11 @@ pub(super) fn update(
         let (key, verdict) = entry.map_err(&error)?;
         present.insert((key.prefix_len(), key.data()), verdict);
     }
-    for (&(length, address), &verdict) in &wanted {
+    // Short prefixes first: should the table not hold all, the ranges are in, and what they cover
+    // is at least not let past.
+    let mut additions: Vec<_> = wanted.iter().collect();
+    additions.sort_by_key(|((length, _), _)| *length);
+    for (&(length, address), &verdict) in additions {
         if present.get(&(length, address)) != Some(&verdict) {
             tables.destinations.insert(&Key::new(length, address), verdict, 0).map_err(&error)?;
         }
@@ -42,12 +46,15 @@ pub(super) fn update(
 }
 
 fn wanted(ranges: &[IpNet], snapshot: &Snapshot) -> HashMap<Prefix, u32> {
-    let ranges = ranges.iter().map(|range| (prefix(range.network(), range.prefix_len()), dest::STEER));
-    let workloads = snapshot.workloads().iter().flat_map(|workload| {
+    // A workload that is treated as its range is needs no entry of its own.
+    let exceptions = snapshot.workloads().iter().flat_map(|workload| {
         let verdict = if workload.enrolled { dest::STEER } else { dest::PASS };
-        workload.addresses.iter().map(move |&ip| ((128, Addr::from(ip)), verdict))
+        let as_its_range = move |ip: &IpAddr| ranges.iter().any(|r| r.contains(ip)) == workload.enrolled;
+        let own = workload.addresses.iter().filter(move |ip| !as_its_range(ip));
+        own.map(move |&ip| ((128, Addr::from(ip)), verdict))
     });
-    ranges.chain(workloads).collect()
+    let ranges = ranges.iter().map(|range| (prefix(range.network(), range.prefix_len()), dest::STEER));
+    ranges.chain(exceptions).collect()
 }
 
 fn prefix(ip: IpAddr, length: u8) -> Prefix {

@@ -2,7 +2,8 @@
 //!
 //! The order leaves no gap and no loop. In: listeners, their table entries, delivery routes, the
 //! `sk_lookup` link, last the entry that makes its connections steered. Out: the reverse.
-//! Connections that exist stay as they are, both ways.
+//! Connections that were there before stay as they are, both ways; those that the agent carries
+//! are reset when their workload leaves.
 
 use std::{collections::HashSet, net::IpAddr, os::fd::AsRawFd as _, sync::Arc};
 
@@ -36,6 +37,13 @@ pub(super) struct Held {
     routes: Routes,
 }
 
+/// What is kept of a workload that is refused because it could not be enrolled.
+pub(super) struct Fence {
+    cookie: u64,
+    inode: u64,
+    addresses: Vec<IpAddr>,
+}
+
 impl Held {
     fn addresses(&self) -> &[IpAddr] {
         &self.pod.workload().addresses
@@ -43,38 +51,78 @@ impl Held {
 }
 
 impl Capture {
-    /// Enrols a workload of this node. `accepts_plaintext` says whether its policy leaves any
-    /// port open to plaintext, which matters while no agent runs.
+    /// Enrols a workload of this node. `accepts_plaintext` says whether its policy takes plaintext
+    /// on every port, which matters while no agent runs.
+    ///
+    /// A workload that cannot be enrolled is fenced instead: the kernel refuses what it sends to
+    /// the mesh and what is sent to it, until it is enrolled or released.
     ///
     /// Not cancel safe: dropped halfway, the namespace keeps routes and entries until
     /// [`Self::sweep`].
     ///
     /// # Errors
-    /// [`EnrolError`]; what had been put in is taken out again.
+    /// [`EnrolError`]; only without a namespace is the workload not fenced.
     pub async fn enrol(
         &mut self,
         workload: &Arc<Workload>,
         accepts_plaintext: bool,
     ) -> Result<Enrolled, EnrolError> {
-        let netns = open_netns(workload)?;
-        let cookie = netns.cookie().map_err(netns_error(workload))?;
+        let (netns, cookie) = open_netns(workload)?;
+        let enrolled = self.try_enrol(workload, (netns, cookie), accepts_plaintext).await;
+        match &enrolled {
+            Ok(enrolled) => self.forget_fence(&enrolled.pod, cookie),
+            Err(_) => self.fence(workload)?,
+        }
+        enrolled
+    }
+
+    async fn try_enrol(
+        &mut self,
+        workload: &Arc<Workload>,
+        (netns, cookie): (Netns, u64),
+        accepts_plaintext: bool,
+    ) -> Result<Enrolled, EnrolError> {
         let routes = Routes::open(&netns).map_err(routes_error(workload))?;
         check_addresses(workload, &routes).await?;
         let (v4, v6) = families(workload);
         routes.add(&netns, v4, v6).await.map_err(routes_error(workload))?;
         let pod = Arc::new(Pod::new(Arc::clone(workload), netns, Arc::clone(&self.shared)));
         let held = Held { pod, cookie, routes };
-        match self.put_in(&held, accepts_plaintext) {
-            Ok(listeners) => {
-                let pod = Arc::clone(&held.pod);
-                self.held.insert(workload.key(), held);
-                Ok(Enrolled { pod, listeners })
-            }
-            Err(error) => {
-                self.take_out(&held).await;
-                Err(error)
-            }
+        let listeners = self.put_in(&held, accepts_plaintext)?;
+        let pod = Arc::clone(&held.pod);
+        self.held.insert(workload.key(), held);
+        Ok(Enrolled { pod, listeners })
+    }
+
+    /// Refuses all of a workload's traffic with the mesh.
+    fn fence(&mut self, workload: &Workload) -> Result<(), EnrolError> {
+        let (netns, cookie) = open_netns(workload)?;
+        put_local_pods(&mut self.pods, &workload.addresses, false)?;
+        self.attach_to(workload, &netns)?;
+        let mut enrolment = enrolment(workload, false);
+        enrolment.flags |= Enrolment::FENCED;
+        self.pods.pods.insert(cookie, enrolment, 0).map_err(refused(maps::PODS))?;
+        let fence =
+            Fence { cookie, inode: netns.inode(), addresses: workload.addresses.clone() };
+        self.fenced.insert(workload.key(), fence);
+        Ok(())
+    }
+
+    /// The workload is in: its entries are its own now, unless it was made anew meanwhile.
+    fn forget_fence(&mut self, pod: &Pod, cookie: u64) {
+        let Some(fence) = self.fenced.remove(&pod.workload().key()) else { return };
+        if fence.cookie != cookie {
+            // What is not there any more was what was wanted.
+            let _ = self.pods.pods.remove(&fence.cookie); // reason: see above
         }
+        if fence.inode != pod.netns().inode() {
+            let _ = remove_pin(&self.programs.pins().netns_link(fence.inode)); // reason: as above
+        }
+    }
+
+    /// Workloads that are refused because they could not be enrolled.
+    pub fn fenced(&self) -> impl Iterator<Item = &WorkloadKey> {
+        self.fenced.keys()
     }
 
     /// Whether another namespace stands now behind the path of an enrolled workload than the one
@@ -111,6 +159,9 @@ impl Capture {
         if let Some(held) = self.held.remove(key) {
             self.take_out(&held).await;
         }
+        if let Some(fence) = self.fenced.remove(key) {
+            self.take_out_entries(key, fence.cookie, fence.inode, &fence.addresses);
+        }
     }
 
     fn put_in(
@@ -129,10 +180,7 @@ impl Capture {
         }
         let pass = self.settings.pass_when_down;
         put_local_pods(&mut self.pods, held.addresses(), pass && accepts_plaintext)?;
-        self.programs.attach_to_netns(held.pod.netns()).map_err(|source| EnrolError::Attach {
-            workload: workload.key().to_string(),
-            source,
-        })?;
+        self.attach_to(workload, held.pod.netns())?;
         self.pods
             .pods
             .insert(held.cookie, enrolment(workload, pass), 0)
@@ -140,22 +188,38 @@ impl Capture {
         Ok(listeners)
     }
 
+    fn attach_to(&mut self, workload: &Workload, netns: &Netns) -> Result<(), EnrolError> {
+        self.programs.attach_to_netns(netns).map_err(|source| EnrolError::Attach {
+            workload: workload.key().to_string(),
+            source,
+        })
+    }
+
     async fn take_out(&mut self, held: &Held) {
-        let workload = held.pod.workload().key();
+        let key = held.pod.workload().key();
+        self.take_out_entries(&key, held.cookie, held.pod.netns().inode(), held.addresses());
+        let (v4, v6) = families(held.pod.workload());
+        if let Err((step, error)) = held.routes.remove(v4, v6).await {
+            tracing::debug!(workload = %key, step, %error, "delivery routes stay behind");
+        }
+    }
+
+    fn take_out_entries(
+        &mut self,
+        workload: &WorkloadKey,
+        cookie: u64,
+        inode: u64,
+        addresses: &[IpAddr],
+    ) {
         let gone = |table, done: Result<(), MapError>| match done {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(error) => tracing::warn!(%workload, table, %error, "table entry stays behind"),
         };
-        gone(maps::PODS, self.pods.pods.remove(&held.cookie));
-        let pin = self.programs.pins().netns_link(held.pod.netns().inode());
-        if let Err(error) = remove_pin(&pin) {
+        gone(maps::PODS, self.pods.pods.remove(&cookie));
+        if let Err(error) = remove_pin(&self.programs.pins().netns_link(inode)) {
             tracing::warn!(%workload, %error, "the namespace's link stays behind");
         }
-        let (v4, v6) = families(held.pod.workload());
-        if let Err((step, error)) = held.routes.remove(v4, v6).await {
-            tracing::debug!(%workload, step, %error, "delivery routes stay behind");
-        }
-        for &address in held.addresses() {
+        for &address in addresses {
             gone(maps::LOCAL_PODS, self.pods.local_pods.remove(&Addr::from(address)));
             for key in listener_keys(address, self.settings.workers) {
                 gone(maps::LISTENERS, self.pods.listeners.remove(&key));
@@ -195,7 +259,8 @@ pub(super) fn sweep<'a>(
     Ok(removed)
 }
 
-fn open_netns(workload: &Workload) -> Result<Netns, EnrolError> {
+/// The workload's namespace, and its cookie.
+fn open_netns(workload: &Workload) -> Result<(Netns, u64), EnrolError> {
     let Some(path) = &workload.netns else {
         return Err(EnrolError::NoNetns { workload: workload.key().to_string() });
     };
@@ -207,7 +272,8 @@ fn open_netns(workload: &Workload) -> Result<Netns, EnrolError> {
             path: path.clone(),
         });
     }
-    Ok(netns)
+    let cookie = netns.cookie().map_err(netns_error(workload))?;
+    Ok((netns, cookie))
 }
 
 /// An address that we were not told of would be one whose connections are not steered.

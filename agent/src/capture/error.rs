@@ -35,6 +35,15 @@ pub enum AttachError {
         /// The configured directory.
         path: PathBuf,
     },
+    /// The programs are attached and do not run for the agent itself.
+    #[error("programs attached to {cgroup} do not see this process; set `capture.cgroup` to a directory above the agent and all pods, best the root of the tree")]
+    NotEffective {
+        /// The configured directory.
+        cgroup: PathBuf,
+    },
+    /// The self-test's own connection failed.
+    #[error("the self-test could not connect over loopback; is `lo` up on this node?")]
+    SelfTest(#[source] io::Error),
     /// The object did not load as a whole: a map, or its BTF.
     #[error("the kernel refused the maps; needs CAP_BPF (run as root) and a kernel with BTF; maps pinned by another version go with `culvert release`")]
     Load(#[source] Box<EbpfError>),

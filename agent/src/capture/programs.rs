@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -153,11 +153,16 @@ impl Programs {
         }
         let directory = File::open(cgroup)
             .map_err(|source| AttachError::Pin { path: cgroup.to_owned(), source })?;
+        // A cgroup's id is its directory's inode (kernfs, 64-bit machines).
+        let cgroup_id = directory
+            .metadata()
+            .map_err(|source| AttachError::Pin { path: cgroup.to_owned(), source })?
+            .ino();
         for name in [maps::CONNECT4, maps::CONNECT6, maps::GETPEERNAME4, maps::GETPEERNAME6] {
             let pin = self.pins.links().join(name);
             let program: &mut CgroupSockAddr = program(&mut self.object, name)?;
             program.load().map_err(|source| refused(name, source))?;
-            if take_over(&pin, name, program.fd())? {
+            if hangs_on(&pin, cgroup_id) && take_over(&pin, name, program.fd())? {
                 continue;
             }
             // A cgroup's BPF link is always one of many; any other flag is EINVAL.
@@ -171,7 +176,7 @@ impl Programs {
         let pin = self.pins.links().join(name);
         let sock_ops: &mut SockOps = program(&mut self.object, name)?;
         sock_ops.load().map_err(|source| refused(name, source))?;
-        if !take_over(&pin, name, sock_ops.fd())? {
+        if !(hangs_on(&pin, cgroup_id) && take_over(&pin, name, sock_ops.fd())?) {
             let id = sock_ops
                 .attach(&directory, CgroupAttachMode::Single)
                 .map_err(|source| refused(name, source))?;
@@ -187,7 +192,7 @@ impl Programs {
         let name = maps::SK_LOOKUP;
         let pin = self.pins.netns_link(netns.inode());
         let sk_lookup: &mut SkLookup = program(&mut self.object, name)?;
-        if hangs_on(&pin, netns) {
+        if hangs_on(&pin, netns.inode()) {
             take_over(&pin, name, sk_lookup.fd())?;
             return Ok(());
         }
@@ -199,14 +204,14 @@ impl Programs {
     }
 }
 
-/// Whether the link pinned at `pin` hangs on this very namespace.
-fn hangs_on(pin: &Path, netns: &Netns) -> bool {
-    bpf::link_target(pin).is_ok_and(|target| u64::from(target.first) == netns.inode())
+/// Whether the link pinned at `pin` hangs on this very namespace, or cgroup.
+fn hangs_on(pin: &Path, target: u64) -> bool {
+    bpf::link_target(pin).is_ok_and(|found| found.id() == target)
 }
 
 /// Whether the link pinned at `pin` hangs on nothing any more.
 pub(super) fn hangs_on_nothing(pin: &Path) -> bool {
-    bpf::link_target(pin).is_ok_and(|target| target.first == 0)
+    bpf::link_target(pin).is_ok_and(|found| found.id() == 0)
 }
 
 /// Removes a pin; that it is not there is what was wanted.
@@ -235,7 +240,7 @@ fn take_over(
     Ok(true)
 }
 
-/// Pins a link, so that it outlives this process.
+/// Pins a link, so that it outlives this process, in place of one that hangs elsewhere.
 fn keep<L>(link: L, pin: &Path, name: &'static str) -> Result<(), AttachError>
 where
     L: Link + TryInto<FdLink>,
@@ -243,6 +248,7 @@ where
     let Ok(link) = link.try_into() else {
         return Err(AttachError::Missing { name });
     };
+    remove_pin(pin)?;
     link.pin(pin).map(drop).map_err(|error| AttachError::Pin {
         path: pin.to_owned(),
         source: io::Error::other(error),

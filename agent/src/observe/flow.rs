@@ -77,9 +77,26 @@ impl OpenFlow {
         self.finish(reason, error);
     }
 
+    /// Counts the flow as closed, and leaves it at that.
+    pub(super) fn close_unlogged(mut self, reason: Reason) {
+        self.count(reason);
+    }
+
     fn finish(&mut self, reason: Reason, error: Option<&(dyn Error + 'static)>) {
-        if std::mem::replace(&mut self.closed, true) {
+        if !self.count(reason) {
             return;
+        }
+        let bytes = access::Bytes {
+            sent: self.sent.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+        };
+        access::complete(&self.labels, bytes, self.started.elapsed(), reason, error);
+    }
+
+    /// Counts the end, once; whether this was the time.
+    fn count(&mut self, reason: Reason) -> bool {
+        if std::mem::replace(&mut self.closed, true) {
+            return false;
         }
         let direction = self.labels.reporter.direction();
         let values = self.labels.values(reason.response_flags());
@@ -89,11 +106,7 @@ impl OpenFlow {
             self.metrics.failed.with_label_values(&values).inc();
             self.metrics.failures.with_label_values(&[direction, reason.label()]).inc();
         }
-        let bytes = access::Bytes {
-            sent: self.sent.load(Ordering::Relaxed),
-            received: self.received.load(Ordering::Relaxed),
-        };
-        access::complete(&self.labels, bytes, self.started.elapsed(), reason, error);
+        true
     }
 }
 

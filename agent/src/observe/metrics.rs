@@ -176,9 +176,17 @@ impl Metrics {
 
     /// Counts and logs a flow that was refused or failed as soon as it came.
     ///
-    /// The same as opening and closing it: opened, closed and failed all rise.
+    /// The same as opening and closing it: opened, closed and failed all rise. At most a hundred
+    /// lines a second, together with [`Self::fail_early`]; the rest is only counted.
     pub fn refuse(&self, labels: FlowLabels, reason: Reason, error: &(dyn Error + 'static)) {
-        self.open(labels).close(reason, Some(error));
+        let direction = labels.reporter.direction();
+        let flow = self.open(labels);
+        if self.0.early.admit() {
+            flow.close(reason, Some(error));
+        } else {
+            self.0.early_unlogged.with_label_values(&[direction]).inc();
+            flow.close_unlogged(reason);
+        }
     }
 
     /// Counts and logs a connection that failed before it was known which flow it carries: a

@@ -74,14 +74,15 @@ pub fn inbound(snapshot: &Snapshot, flow: &InboundFlow<'_>) -> Inbound {
     }
 }
 
-/// Whether any port of the workload takes plaintext from another than the node's own host.
+/// Whether every port of the workload takes plaintext, so that nothing is left to decide for each
+/// connection.
 ///
 /// The ports that the mesh listens on are no ports of the workload.
-pub fn accepts_plaintext(snapshot: &Snapshot, workload: &Workload) -> bool {
+pub fn accepts_plaintext_everywhere(snapshot: &Snapshot, workload: &Workload) -> bool {
     let plaintext =
         |port| effective(snapshot, workload, port).acceptance == Acceptance::PlaintextToo;
     plaintext(None)
-        || ports_with_own_mode(snapshot, workload)
+        && ports_with_own_mode(snapshot, workload)
             .filter(|port| !ILLEGAL_PORTS.contains(port))
-            .any(|port| plaintext(Some(port)))
+            .all(|port| plaintext(Some(port)))
 }

@@ -71,7 +71,7 @@ fn without_policy_plaintext_is_taken() {
     let web = workload("default", "web", "10.0.0.1", &[]);
     let snapshot = snapshot(vec![], vec![]);
     assert_eq!(refused_by(&snapshot, &plaintext(&web, 80)), None);
-    assert!(accepts_plaintext(&snapshot, &web));
+    assert!(accepts_plaintext_everywhere(&snapshot, &web));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn strict_refuses_plaintext_and_names_the_policy() {
         "connection closed due to policy rejection: plaintext where mutual TLS is required \
          (PeerAuthentication default/default)"
     );
-    assert!(!accepts_plaintext(&snapshot, &web));
+    assert!(!accepts_plaintext_everywhere(&snapshot, &web));
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn one_open_port_under_a_strict_mesh_opens_that_port_only() {
     let snapshot = snapshot(vec![], vec![own, policy(ROOT, "mesh", MtlsMode::Strict)]);
     assert_eq!(refused_by(&snapshot, &plaintext(&web, 80)), None);
     assert!(refused_by(&snapshot, &plaintext(&web, 81)).is_some());
-    assert!(accepts_plaintext(&snapshot, &web));
+    assert!(!accepts_plaintext_everywhere(&snapshot, &web));
 }
 
 #[test]
@@ -332,10 +332,10 @@ proptest! {
         web.labels = labels;
         let expected = naive::takes_plaintext(&policies, &web, port);
         // 83 has no mode of its own: it stands for every port without one.
-        let any_port = (80..84).any(|port| naive::takes_plaintext(&policies, &web, port));
+        let every_port = (80..84).all(|port| naive::takes_plaintext(&policies, &web, port));
         let snapshot = snapshot(vec![], policies);
         prop_assert_eq!(refused_by(&snapshot, &plaintext(&web, port)).is_none(), expected);
-        prop_assert_eq!(accepts_plaintext(&snapshot, &web), any_port);
+        prop_assert_eq!(accepts_plaintext_everywhere(&snapshot, &web), every_port);
     }
 
     #[test]

@@ -16,6 +16,10 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
+// enum bpf_link_type, include/uapi/linux/bpf.h
+const BPF_LINK_TYPE_CGROUP: u32 = 3;
+const BPF_LINK_TYPE_NETNS: u32 = 5;
+
 /// `union bpf_attr`, as far as it is used here; the kernel takes the rest as zero.
 #[repr(C, align(8))]
 struct Attr([u32; 32]);
@@ -54,12 +58,21 @@ pub fn update_link(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
 
 /// What a pinned link hangs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkTarget {
-    /// First word of the target: a network namespace's inode (0 once it is gone), or the lower
-    /// half of a cgroup's id.
-    pub first: u32,
-    /// Second word: the upper half of a cgroup's id.
-    pub second: u32,
+pub enum LinkTarget {
+    /// A network namespace, by its inode; 0 once it is gone.
+    Netns(u32),
+    /// A cgroup, by its id; 0 once it is gone.
+    Cgroup(u64),
+}
+
+impl LinkTarget {
+    /// The inode or id.
+    pub fn id(self) -> u64 {
+        match self {
+            Self::Netns(inode) => inode.into(),
+            Self::Cgroup(id) => id,
+        }
+    }
 }
 
 /// Asks what the link pinned at `path` hangs on (kernel 5.8).
@@ -75,11 +88,24 @@ pub fn link_target(path: &Path) -> io::Result<LinkTarget> {
     attr.0[1] = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
     split(info.as_mut_ptr() as u64, &mut attr.0[2..4]);
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(LinkTarget { first: info[4], second: info[5] })
+    match info[0] {
+        BPF_LINK_TYPE_CGROUP => Ok(LinkTarget::Cgroup(joined(&info[4..6]))),
+        BPF_LINK_TYPE_NETNS => Ok(LinkTarget::Netns(info[4])),
+        kind => Err(io::Error::other(format!("link of another kind ({kind})"))),
+    }
 }
 
 fn raw(fd: i32) -> u32 {
     u32::try_from(fd).expect("an open descriptor is not negative")
+}
+
+/// Reads a 64-bit field out of two words, in the machine's own order.
+fn joined(words: &[u32]) -> u64 {
+    let mut bytes = [0; 8];
+    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+    u64::from_ne_bytes(bytes)
 }
 
 /// Writes a 64-bit field over two words, in the machine's own order.

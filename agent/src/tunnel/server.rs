@@ -312,8 +312,9 @@ impl Serving<'_> {
                     closing = Some(Instant::now() + limits.drain);
                 }
                 () = sleep_until(quiet_until), if idle && closing.is_none() => {
+                    // A stream that crosses this on its way may still run to its end.
                     http2.graceful_shutdown();
-                    closing = Some(Instant::now() + limits.drain);
+                    closing = Some(Instant::now() + FOREVER);
                 }
                 () = sleep_until(end) => {
                     if closing.is_some() {
