@@ -198,8 +198,8 @@ fn workload_whose_namespace_is_missing_is_enrolled_when_it_appears() {
             link.display(),
         ))?;
         let agent = lab.agent(NodeId::Node1)?;
-        let line = agent.wait_for(&format!("cannot enter {}", link.display()), SOON)?;
-        ensure!(line.contains("default/late") && line.contains("is the pod running?"), "{line}");
+        let said = agent.wait_for(&format!("cannot enter {}", link.display()), SOON)?;
+        ensure!(said.contains("default/late") && said.contains("is the pod running?"), "{said}");
         until("it to be tried again", SOON, || {
             (count(&lab, NodeId::Node1, FAILURES, &[]).ok()? > 1).then_some(())
         })?;

@@ -10,10 +10,10 @@ const ECONNRESET: i64 = 104;
 
 /// A PeerAuthentication; `spec` is the lines under it, without their indentation.
 fn policy(namespace: &str, name: &str, spec: &str) -> String {
-    let spec = spec.lines().map(|line| format!("  {line}\n")).collect::<String>();
+    let spec = spec.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
     format!(
         "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  \
-         name: {name}\n  namespace: {namespace}\nspec:\n{spec}"
+         name: {name}\n  namespace: {namespace}\nspec:\n{spec}\n"
     )
 }
 
