@@ -22,7 +22,7 @@ mod routes;
 mod self_test;
 mod tables;
 
-pub use accept::{Acceptor, Captured, Lost, reset};
+pub use accept::{Acceptor, Captured, Lost, close_in_order, reset};
 pub use enrol::Enrolled;
 pub use error::{AttachError, EnrolError};
 pub use listeners::{Kind, Listener};

@@ -24,7 +24,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    capture::{Captured, Lost, Pod, Via, reset},
+    capture::{Captured, Lost, Pod, Via, close_in_order, reset},
     identity::IdentityStore,
     observe::{FlowLabels, Metrics, OpenFlow, Party, Reason, Reporter, Security},
     policy::{self, ILLEGAL_PORTS, Inbound, InboundFlow, Outbound, Refusal},
@@ -58,29 +58,24 @@ impl Stages {
     }
 }
 
-/// An application's end of a flow: reset when dropped, unless the flow came to its own end.
-struct Guarded(Option<TcpStream>);
+/// An application's end of a flow: reset when closed, unless the flow came to its own end.
+///
+/// Capture makes every connection so; it is not asked for when something fails, because the kernel
+/// must do it also when the agent is killed: a FIN would make half of a download look complete.
+struct Guarded(TcpStream);
 
 impl Guarded {
     fn new(stream: TcpStream) -> Self {
-        Self(Some(stream))
+        Self(stream)
     }
 
     fn socket(&self) -> &TcpStream {
-        self.0.as_ref().expect("taken only by `complete`, which consumes")
+        &self.0
     }
 
     /// Both directions have ended in order.
-    fn complete(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        if let Some(stream) = self.0.take() {
-            reset(stream);
-        }
+    fn complete(self) {
+        close_in_order(&self.0);
     }
 }
 
@@ -225,6 +220,8 @@ pub async fn hbone(captured: Captured, stages: Rc<Stages>) {
             return reset(captured.stream);
         }
     };
+    // Tunnels say themselves whether what they carry is whole.
+    close_in_order(&captured.stream);
     let serve = |incoming| {
         let flow = Tunnelled { pod: Arc::clone(&captured.pod), source, connection: to };
         flow.serve(incoming, Rc::clone(&stages))

@@ -33,6 +33,11 @@ fn edit_enrols_and_releases_a_workload_without_a_restart() {
         let ping = ["ping", "--to", &to, "--every-ms", "20"];
         let older = lab.pod("x1").app(&ping)?;
         older.wait_for("connected", SOON)?;
+        let own_echo = lab.pod("x1").app(&["echo", "--listen", "[::]:80"])?;
+        own_echo.wait_for("listening", SOON)?;
+        let to = lab.pod("x1").at(80).to_string();
+        let inward = lab.pod("y1").app(&["ping", "--to", &to, "--every-ms", "20"])?;
+        inward.wait_for("connected", SOON)?;
 
         lab.set_enrolled("x1", true)?;
         lab.wait_enrolled()?;
@@ -49,8 +54,10 @@ fn edit_enrols_and_releases_a_workload_without_a_restart() {
         // What the agent carried for it ends; what it never had goes on.
         let ended = captured.wait(SOON)?;
         ensure!(ended.stdout.contains("ConnectionReset"), "{}", ended.stdout);
-        older.close_stdin();
-        older.wait(SOON)?.ok()?;
+        for process in [older, inward] {
+            process.close_stdin();
+            process.wait(SOON)?.ok()?;
+        }
         ensure!(lab.agent(NodeId::Node1)?.pid() == pid);
         Ok(())
     });
@@ -191,8 +198,8 @@ fn workload_whose_namespace_is_missing_is_enrolled_when_it_appears() {
             link.display(),
         ))?;
         let agent = lab.agent(NodeId::Node1)?;
-        let line = agent.wait_for(&format!("cannot enter {}", link.display()), SOON)?;
-        ensure!(line.contains("default/late") && line.contains("is the pod running?"), "{line}");
+        let said = agent.wait_for(&format!("cannot enter {}", link.display()), SOON)?;
+        ensure!(said.contains("default/late") && said.contains("is the pod running?"), "{said}");
         until("it to be tried again", SOON, || {
             (count(&lab, NodeId::Node1, FAILURES, &[]).ok()? > 1).then_some(())
         })?;

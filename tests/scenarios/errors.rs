@@ -69,11 +69,16 @@ fn port_that_nobody_listens_on_resets_a_connection_through_the_mesh() {
         for pod in [lab.pod("b1"), lab.pod("a2")] {
             is_reset(a1, pod.at(9))?;
             is_reset(a1, pod.at6(9))?;
-            // The destination's agent names the reason that the kernel gave it.
+            // The destination's agent names the reason that the kernel gave it, the source's
+            // that the other end could not.
             let to = format!("dst.hbone_addr={}", pod.at(9));
-            lab.agent(pod.node())?.wait_for_line("refused port", SOON, |line| {
-                line.contains(&to) && line.contains("reason=\"connect_refused\"")
-            })?;
+            let ends = [(pod.node(), "connect_refused"), (NodeId::Node1, "connect_failed")];
+            for (node, reason) in ends {
+                let reason = format!("reason=\"{reason}\"");
+                lab.agent(node)?.wait_for_line(&reason, SOON, |line| {
+                    line.contains(&to) && line.contains(&reason)
+                })?;
+            }
         }
         Ok(())
     });

@@ -1,9 +1,13 @@
 //! Scenarios: real programs in the lab's pods, on the real kernel. One file a topic.
 #![forbid(unsafe_code)]
 
+mod agent_down;
 mod backpressure;
+mod churn;
 mod configuration;
 mod crowd;
+mod cut_short;
+mod drain;
 mod enrolment;
 mod errors;
 mod harness;
@@ -11,5 +15,6 @@ mod mutual_tls;
 mod observed;
 mod outbound;
 mod policy;
+mod rotation;
 mod transfer;
 mod untouched;

@@ -2,7 +2,7 @@
 
 use crate::observed::{Counted, ECONNREFUSED, address, fails, ip, serve, talk};
 use anyhow::{Result, ensure};
-use culvert_tests::{Lab, NodeId, Pod, scenario};
+use culvert_tests::{Lab, NodeId, Pod, SOON, scenario};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 
@@ -64,13 +64,50 @@ fn source_address_bound_by_the_application_is_kept() {
         let lab = Lab::builder().standard().strict().start()?;
         let (a1, b1) = (lab.pod("a1"), lab.pod("b1"));
         let _server = serve(b1, "[::]:80")?;
-        for (to, own) in [(b1.at(80), a1.at(0)), (b1.at6(80), a1.at6(0))] {
+        for (to, own, port) in [
+            (b1.at(80), a1.at(0), 4321),
+            (b1.at6(80), a1.at6(0), 4321),
+            (mapped(b1.at(80)), mapped(a1.at(0)), 4322),
+        ] {
             let said = talk(a1, to, &["--bind", &own.to_string()])?;
             both_ends_see(a1, to, &said)?;
-            let own = SocketAddr::new(own.ip(), 4321);
+            let own = SocketAddr::new(own.ip(), port);
             let said = talk(a1, to, &["--bind", &own.to_string()])?;
             both_ends_see(a1, to, &said)?;
             ensure!(address(&said["local"])? == own, "the port that it bound is kept: {said}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn each_port_serves_one_steered_connection_at_a_time() {
+    const EADDRNOTAVAIL: i64 = 99;
+    scenario(|| {
+        let mesh = Lab::builder().standard().start()?;
+        let plain = Lab::builder().standard().without_agents().start()?;
+        for lab in [&mesh, &plain] {
+            let (a1, b1, b2) = (lab.pod("a1"), lab.pod("b1"), lab.pod("b2"));
+            let echo = b1.app(&["echo", "--listen", "[::]:80"])?;
+            echo.wait_for("listening", SOON)?;
+            let _server = serve(b2, "[::]:80")?;
+            let (own, to) = (a1.at(4321).to_string(), b1.at(80).to_string());
+            let held = a1.app(&["hold", "--to", &to, "--count", "1", "--bind", &own])?;
+            held.wait_for("\"held\":1", SOON)?;
+            // Four ports, all of them in use by connections to b1.
+            a1.netns().sysctl("net/ipv4/ip_local_port_range", "20000 20003")?;
+            let full = a1.app(&["hold", "--to", &to, "--count", "4"])?;
+            full.wait_for("\"held\":4", SOON)?;
+            for how in [&["--bind", &own][..], &[]] {
+                // Known and documented: all steered connections go to one place, the agent, so
+                // another destination does not make another connection of them.
+                if lab.id() == mesh.id() {
+                    let failed = fails(a1, b2.at(80), how)?;
+                    ensure!(failed == ("connect".to_owned(), EADDRNOTAVAIL), "{failed:?}");
+                } else {
+                    talk(a1, b2.at(80), how)?;
+                }
+            }
         }
         Ok(())
     });

@@ -24,6 +24,14 @@ impl std::error::Error for Missing {}
 /// # Errors
 /// The first thing that is missing.
 pub fn check() -> Result<(), Missing> {
+    match paths::culvert() {
+        Ok(_) => machine(),
+        Err(error) => Err(Missing(error.to_string())),
+    }
+}
+
+/// The same, whatever binary the lab will run.
+pub(crate) fn machine() -> Result<(), Missing> {
     let missing = |text: String| Err(Missing(text));
     if !rustix::process::geteuid().is_root() {
         return missing("network namespaces and BPF need root; run again with `sudo`".into());
@@ -32,9 +40,6 @@ pub fn check() -> Result<(), Missing> {
         if process::find(program).is_none() {
             return missing(format!("no `{program}` here; run `apt-get install {package}`"));
         }
-    }
-    if let Err(error) = paths::culvert() {
-        return missing(error.to_string());
     }
     if let Err(error) = cgroup::mount_point() {
         return missing(error.to_string());

@@ -27,6 +27,7 @@ pub struct Lab {
     pods: Vec<Pod>,
     settings: AgentSettings,
     ca_arguments: Vec<String>,
+    culvert: Option<PathBuf>,
     ca: Option<Process>,
     agents: [Option<Process>; 2],
     kept: bool,

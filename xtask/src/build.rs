@@ -41,6 +41,25 @@ pub(crate) fn with_tests() -> Result<()> {
     run::plain("building culvert and its tests", cargo("build").args(["--bins", "--tests"]))
 }
 
+/// Builds the agent as it is shipped: optimised, and with the features that it asks for itself.
+pub(crate) fn shipped() -> Result<PathBuf> {
+    build_ebpf::run()?;
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(paths::root())
+        .args(["build", "--release", "--package", "culvert-agent", "--bin", "culvert"])
+        .env("CARGO_TARGET_DIR", paths::target());
+    run::plain("building culvert as it is shipped", &mut cargo)?;
+    Ok(paths::target().join("release/culvert"))
+}
+
+/// Builds the load of the benchmark. It does next to nothing in user space, so the usual profile
+/// is as fast.
+pub(crate) fn load() -> Result<PathBuf> {
+    run::plain("building the load", cargo("build").args(["--bin", "culvert-load"]))?;
+    Ok(paths::target().join("debug/culvert-load"))
+}
+
 /// A cargo command on the selection of packages.
 pub(crate) fn cargo(command: &str) -> Command {
     let mut cargo = Command::new("cargo");

@@ -3,7 +3,6 @@
 mod applications;
 mod certificates;
 mod checks;
-mod interrupt;
 mod pcap;
 mod refusals;
 mod rotation;
@@ -11,7 +10,7 @@ mod telemetry;
 mod wire;
 
 use crate::setup::{self, Purpose};
-use crate::{build, lab, run};
+use crate::{build, interrupt, lab, run};
 use anyhow::{Context, Result, bail};
 use checks::Checks;
 use culvert_tests::{Lab, NodeId, sweep};

@@ -4,10 +4,12 @@
 //! and names the missing permission or tool together with the command that mends it.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod check;
 mod demo;
+mod interrupt;
 mod lab;
 mod paths;
 mod proto;
@@ -44,6 +46,8 @@ enum Command {
     Check(check::Arguments),
     /// Show it: two nodes, real pods and programs, and what was really observed.
     Demo(demo::Arguments),
+    /// Measure rate, latency, CPU time and memory beside plain TCP in the same run.
+    Bench(bench::Arguments),
     /// Run the unit tests, then the scenarios on the real kernel.
     Test(test::Arguments),
     /// Use the two-node lab by hand.
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments).map(drop).map(done),
         Command::Check(arguments) => check::run(&arguments).map(done),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments).map(done),
         Command::Test(arguments) => test::run(&arguments),
         Command::Lab(action) => lab::run(&action),
         Command::Proto { check } => proto::generate(check).map(done),

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    capture::{Acceptor, Kind, Listener, Pod, reset},
+    capture::{Acceptor, Captured, Kind, Listener, Lost, Pod, reset},
     identity::IdentityStore,
     observe::Metrics,
     pipeline::{self, Stages},
@@ -147,6 +147,7 @@ async fn run(shared: Shared, mut work: mpsc::Receiver<Serve>) {
         while let Some(ended) = tasks.join_next().await {
             report(ended);
         }
+        stages.pool.closed().await;
     };
     // A moment more than the flows themselves are given.
     if tokio::time::timeout(limits.drain + Duration::from_secs(1), all).await.is_err() {
@@ -170,41 +171,58 @@ fn begin(tasks: &mut JoinSet<()>, stages: &Rc<Stages>, serve: Serve) {
 
 /// Accepts until the workload leaves or the agent drains, then waits for the flows.
 async fn accept(acceptor: Acceptor, stages: Rc<Stages>, live: CancellationToken) {
-    let mut flows = JoinSet::new();
     let kind = acceptor.kind();
+    let addresses = acceptor.pod().workload().addresses.clone();
     let serve = async {
+        let mut flows = JoinSet::new();
         loop {
             tokio::select! {
                 // Flows that ended make room before new ones are taken.
                 biased;
                 () = stages.drain.cancelled() => break,
                 Some(ended) = flows.join_next() => report(ended),
-                next = acceptor.next(), if flows.len() < FLOWS_PER_LISTENER => match next {
-                    Ok(captured) => {
-                        let stages = Rc::clone(&stages);
-                        flows.spawn_local(async move {
-                            match kind {
-                                Kind::Outbound => pipeline::outbound(captured, &stages).await,
-                                Kind::Plaintext => pipeline::plaintext(captured, &stages).await,
-                                Kind::Hbone => pipeline::hbone(captured, stages).await,
-                            }
-                        });
-                    }
-                    Err(lost) => {
-                        pipeline::lost(&stages, &lost);
-                        reset(lost.stream);
-                    }
-                },
+                next = acceptor.next(), if flows.len() < FLOWS_PER_LISTENER => {
+                    take(&mut flows, kind, next, &stages);
+                }
             }
         }
         // Closed now: new connections are refused while those that run go on.
-        drop(acceptor);
+        for waiting in acceptor.close() {
+            take(&mut flows, kind, waiting, &stages);
+        }
         while let Some(ended) = flows.join_next().await {
             report(ended);
         }
     };
     // Dropping the set aborts the flows, and each resets its sockets as it goes.
-    live.run_until_cancelled(serve).await;
+    if live.run_until_cancelled(serve).await.is_none() {
+        stages.pool.leave(&addresses);
+    }
+}
+
+/// Begins a flow, or resets it where nobody knows where it wants to go.
+fn take(
+    flows: &mut JoinSet<()>,
+    kind: Kind,
+    next: Result<Captured, Lost>,
+    stages: &Rc<Stages>,
+) {
+    match next {
+        Ok(captured) => {
+            let stages = Rc::clone(stages);
+            flows.spawn_local(async move {
+                match kind {
+                    Kind::Outbound => pipeline::outbound(captured, &stages).await,
+                    Kind::Plaintext => pipeline::plaintext(captured, &stages).await,
+                    Kind::Hbone => pipeline::hbone(captured, stages).await,
+                }
+            });
+        }
+        Err(lost) => {
+            pipeline::lost(stages, &lost);
+            reset(lost.stream);
+        }
+    }
 }
 
 fn report(ended: Result<(), JoinError>) {

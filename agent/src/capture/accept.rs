@@ -6,7 +6,7 @@ use culvert_common::{Addr, FlowKey, SocketState};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Kind, Listener, Pod};
+use super::{Kind, Listener, Pod, listeners::BACKLOG};
 
 /// How long to wait after the kernel refused to hand out a connection for want of descriptors or
 /// memory; the connection waits in the backlog meanwhile.
@@ -57,6 +57,11 @@ impl Acceptor {
         self.kind
     }
 
+    /// Whose connections arrive here.
+    pub fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
     /// Waits for the next connection.
     ///
     /// Cancel safe: a connection is handed out or stays in the backlog.
@@ -72,6 +77,24 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// Stops listening, and hands out what is in the backlog: in the eyes of their openers those
+    /// connections have been accepted, and an agent that takes over does not get them.
+    pub fn close(self) -> Vec<Result<Captured, Lost>> {
+        let mut rest = Vec::new();
+        // Not by way of the runtime, which may not have heard of the last ones yet.
+        while rest.len() < BACKLOG
+            && let Ok((socket, source)) = SockRef::from(&self.listener).accept()
+        {
+            let stream = socket
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(socket.into()));
+            if let (Ok(stream), Some(source)) = (stream, source.as_socket()) {
+                rest.push(self.recover(stream, canonical(source)));
+            }
+        }
+        rest
     }
 
     fn recover(&self, stream: TcpStream, source: SocketAddr) -> Result<Captured, Lost> {
@@ -96,8 +119,14 @@ impl Acceptor {
 
 /// Ends a connection with a reset: the other end must not take this for an orderly close.
 pub fn reset(stream: TcpStream) {
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO)); // else it is closed in order
+    // All are made so, see `pod::tune`; only here that is what is wanted.
     drop(stream);
+}
+
+/// Lets a connection end with a FIN once it is closed. To be called when both directions have
+/// ended, or when what the connection carries tells by itself whether it is whole.
+pub fn close_in_order(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None); // fails on no open socket
 }
 
 fn original(state: SocketState) -> Option<SocketAddr> {

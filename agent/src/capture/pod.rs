@@ -114,8 +114,14 @@ impl std::fmt::Debug for Pod {
 ///
 /// Keepalive finds a peer that is gone while nobody sends: without it a half-closed flow whose
 /// application has ended would stay for ever.
+///
+/// Closed, it is reset and not ended in order, until [`super::close_in_order`] says otherwise: a
+/// connection that is given up before anybody has it in hand, or that the kernel closes because
+/// the agent was killed, must not look like the end of the data. What a listener accepts takes
+/// this over from it.
 pub(super) fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_mins(3))
         .with_interval(Duration::from_secs(30))

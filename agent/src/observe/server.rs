@@ -16,7 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ use super::metrics::Metrics;
 
 /// Connections at once; one more waits in the kernel's queue.
 const CONNECTIONS: usize = 64;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Time for the head of a request, and so also the idle time between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest life of a connection. Longer than Prometheus' usual interval, so it is kept.
@@ -79,7 +81,7 @@ impl Server {
             Routes::Readiness(_) => "readiness",
         };
         let refuse = |source| ServeError { address, what, source };
-        let listener = TcpListener::bind(address).await.map_err(refuse)?;
+        let listener = listen(address).map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
         Ok(Self { listener, address, routes })
     }
@@ -114,6 +116,17 @@ impl Server {
         }
         connections.shutdown().await;
     }
+}
+
+/// Shares the port with an agent that is about to hand over to this one, and with nobody else: the
+/// kernel lets only sockets of the same user share it.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket =
+        if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn serve(stream: TcpStream, routes: Routes) {

@@ -39,7 +39,7 @@ use super::{
     read_ahead::ReadAhead,
 };
 use crate::{
-    capture::Pod,
+    capture::{Pod, close_in_order},
     identity::{Svid, handshake},
 };
 
@@ -264,11 +264,26 @@ impl Pool {
         }
     }
 
+    /// Lets go of the connections that come from one of these addresses: their workload has left
+    /// the mesh, and they must not keep its namespace alive.
+    pub fn leave(&self, sources: &[IpAddr]) {
+        self.0.entries.borrow_mut().retain(|key, _| !sources.contains(&key.source));
+    }
+
     /// Lets go of every connection: each closes in order once its last stream has ended.
     pub fn drain(&self) {
         for entry in self.0.entries.borrow_mut().values_mut() {
             entry.live.clear();
         }
+    }
+
+    /// Lets go of every connection and waits until each has closed: what its last streams had to
+    /// say, their ends too, has been written then.
+    pub async fn closed(&self) {
+        self.drain();
+        // Taken out, because the cell must not be borrowed while waiting.
+        let mut tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
+        while tasks.join_next().await.is_some() {}
     }
 }
 
@@ -290,6 +305,8 @@ impl Inner {
         let (to, limits) = (route.to, &self.limits);
         let socket =
             route.pod.connect(to).await.map_err(|error| StreamError::connect(to, error))?;
+        // A tunnel says itself whether what it carries is whole.
+        close_in_order(&socket);
         let (tls, peer) = handshake::connect(&route.svid, &route.expected, ReadAhead::new(socket))
             .await
             .map_err(|error| StreamError::Handshake { to, source: Arc::new(error) })?;

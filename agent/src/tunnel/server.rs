@@ -280,8 +280,7 @@ impl Serving<'_> {
                         };
                         self.streams.spawn_local(serve(incoming));
                     }
-                    // The connection has ended; its streams find out by themselves.
-                    Some(Err(_)) | None => return,
+                    Some(Err(_)) | None => break,
                 },
                 Some(ended) = self.streams.join_next() => {
                     report(ended);
@@ -326,6 +325,19 @@ impl Serving<'_> {
                 }
             }
         }
+        // The connection has ended. Streams that were cut find out by themselves; those that had
+        // ended in order may still have bytes for an application that reads slowly.
+        drop(http2);
+        let rest = async {
+            while let Some(ended) = self.streams.join_next().await {
+                report(ended);
+            }
+        };
+        let cut = async {
+            drain.cancelled().await;
+            tokio::time::sleep(limits.drain).await;
+        };
+        futures_util::future::select(std::pin::pin!(rest), std::pin::pin!(cut)).await;
     }
 }
 

@@ -31,7 +31,7 @@ impl Lab {
     pub fn start_ca(&mut self) -> Result<()> {
         let directory = self.ca_directory();
         let listen = format!("{}:{CA_PORT}", self.node(NodeId::Node1).v4());
-        let mut words = vec![paths::culvert()?.display().to_string()];
+        let mut words = vec![self.culvert()?.display().to_string()];
         words.extend(["ca", "serve", "--dir"].map(str::to_owned));
         words.push(directory.display().to_string());
         words.extend(["--listen".to_owned(), listen]);
@@ -43,6 +43,11 @@ impl Lab {
         ca.wait_for("ca listening", AGENT_LIMIT)?;
         self.ca = Some(ca);
         Ok(())
+    }
+
+    /// The binary that CA and agents run.
+    fn culvert(&self) -> Result<PathBuf> {
+        self.culvert.clone().map_or_else(paths::culvert, Ok)
     }
 
     /// Stops the CA.
@@ -58,7 +63,7 @@ impl Lab {
 
     /// Makes a token for a node and puts it where the node's agent reads it.
     pub(super) fn make_token(&self, id: NodeId) -> Result<()> {
-        let culvert = paths::culvert()?.display().to_string();
+        let culvert = self.culvert()?.display().to_string();
         let directory = self.ca_directory().display().to_string();
         let words = [culvert.as_str(), "ca", "token", "create", id.name(), "--dir", &directory];
         let token = self.node(NodeId::Node1).run(&words, AGENT_LIMIT)?.ok()?;
@@ -85,7 +90,7 @@ impl Lab {
         }
         files::replace(&self.agent_file(id), &self.agent_settings(id)?.text())?;
         let words = [
-            paths::culvert()?.into_os_string(),
+            self.culvert()?.into_os_string(),
             "agent".into(),
             "--config".into(),
             self.agent_file(id).into_os_string(),

@@ -19,6 +19,7 @@ pub struct Builder {
     policies: String,
     settings: AgentSettings,
     ca_arguments: Vec<String>,
+    culvert: Option<PathBuf>,
     agents: bool,
 }
 
@@ -31,6 +32,7 @@ impl Default for Builder {
             policies: String::new(),
             settings: AgentSettings::default(),
             ca_arguments: Vec::new(),
+            culvert: None,
             agents: true,
         }
     }
@@ -93,6 +95,13 @@ impl Builder {
         self
     }
 
+    /// Another `culvert` binary than the usual one ([`crate::culvert`]).
+    #[must_use]
+    pub fn culvert(mut self, binary: PathBuf) -> Self {
+        self.culvert = Some(binary);
+        self
+    }
+
     /// Neither CA nor agents: only the namespaces, as a cluster without a mesh is.
     #[must_use]
     pub fn without_agents(mut self) -> Self {
@@ -112,7 +121,11 @@ impl Builder {
     /// # Errors
     /// The machine lacks something, or a part does not come up.
     pub fn start(self) -> Result<Lab> {
-        guard::check()?;
+        if self.culvert.is_some() {
+            guard::machine()?
+        } else {
+            guard::check()?
+        }
         sweep::stale();
         let id = self.id.clone().unwrap_or_else(own_id);
         let directory = sweep::claim(&id)?;
@@ -125,6 +138,7 @@ impl Builder {
             pods: Vec::new(),
             settings: self.settings,
             ca_arguments: self.ca_arguments,
+            culvert: self.culvert,
             ca: None,
             agents: [None, None],
             kept: false,

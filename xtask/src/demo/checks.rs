@@ -1,6 +1,6 @@
 //! The checks of the demo: shown when they are made, and in a table at the end.
 
-use super::interrupt::Interrupt;
+use crate::interrupt::Interrupt;
 use anyhow::Result;
 use std::fmt;
 

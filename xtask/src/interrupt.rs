@@ -1,4 +1,4 @@
-//! Ctrl-C takes the lab down before the demo ends.
+//! Ctrl-C takes the lab down before a command ends.
 
 use anyhow::{Context, Result};
 use culvert_tests::sweep;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// How often the clean-up looks again for what the interrupted demo was just making.
+/// How often the clean-up looks again for what the interrupted command was just making.
 const ROUNDS: usize = 3;
 
-/// Tells whether the demo was interrupted; the default never is.
+/// Tells whether the command was interrupted; the default never is.
 #[derive(Default)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 

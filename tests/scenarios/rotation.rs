@@ -1,0 +1,135 @@
+//! Certificates that are renewed while traffic runs, and an authority that is gone.
+
+use anyhow::{Context, Result, ensure};
+use culvert_tests::{Builder, LONG, Lab, NodeId, SOON, scenario, until};
+use serde_json::Value;
+use std::time::Duration;
+
+/// Longest that a connection waits for its first certificate, in microseconds.
+const WAIT_US: u64 = 5_000_000;
+
+/// Until a certificate of [`short_lived`] has ended, and some more.
+const LIFE: Duration = Duration::from_secs(40);
+
+/// Certificates with a life of seconds; they are renewed between 60 and 70 % of it.
+fn short_lived(life: &str) -> Builder {
+    Lab::builder().standard().strict().ca_argument("--min-ttl").ca_argument("5s").set(
+        "ca",
+        "certificateTtl",
+        life,
+    )
+}
+
+fn talk(lab: &Lab, from: &str, to: &str) -> Result<Value> {
+    let said = lab.pod(from).run_app(&["talk", "--to", to], SOON)?.stdout;
+    serde_json::from_str(said.lines().last().unwrap_or_default()).with_context(|| said.clone())
+}
+
+fn renewals(lab: &Lab, node: NodeId, result: Option<&str>) -> f64 {
+    let mut labels = vec![("kind", "renewal")];
+    labels.extend(result.map(|result| ("result", result)));
+    lab.metrics(node).map_or(0.0, |m| m.sum("culvert_identity_issuance_total", &labels))
+}
+
+fn no_identity(lab: &Lab, node: NodeId) -> f64 {
+    let labels = [("reason", "no_identity")];
+    lab.metrics(node).map_or(0.0, |m| m.sum("culvert_flow_failures_total", &labels))
+}
+
+#[test]
+fn certificates_rotate_under_a_transfer_and_new_connections() {
+    scenario(|| {
+        let lab = short_lived("12s").start()?;
+        let (a1, b1) = (lab.pod("a1"), lab.pod("b1"));
+        // 30 seconds at this pace: more than two lives of a certificate.
+        let _source = b1.server(&["source", "--listen", "[::]:80", "--bytes", "60000000"])?;
+        let _echo = b1.server(&["echo", "--listen", "[::]:81"])?;
+        let to = [b1.at(80), b1.at(81), b1.at6(81)].map(|to| to.to_string());
+        let transfer = a1.app(&["read-slowly", "--to", &to[0], "--rate", "2000000"])?;
+        let ping = a1.app(&["ping", "--to", &to[1], "--every-ms", "10"])?;
+        let short = ["--count", "1", "--parallel", "2", "--until-stdin-ends"];
+        let short = a1.app(&[&["short", "--to", &to[2]][..], &short].concat())?;
+        let said = transfer.wait(LONG)?.json()?;
+        ensure!(said["received"] == 60_000_000 && said["matches"] == true, "{said}");
+        ensure!(said["end"] == "fin", "{said}");
+        for client in [&ping, &short] {
+            client.close_stdin();
+            let said = client.wait(SOON)?.json()?;
+            println!("{said}");
+            ensure!(said["failed"] == 0 && said["ok"].as_u64() > Some(100), "{said}");
+        }
+        for node in NodeId::ALL {
+            // Two identities on each node, and at least three renewals of each.
+            let good = renewals(&lab, node, Some("ok"));
+            ensure!(good > 5.5, "only {good} renewals on {}", node.name());
+            let all = renewals(&lab, node, None);
+            ensure!((all - good).abs() < 0.5, "renewals failed on {}", node.name());
+            let failed = lab.metrics(node)?.sum("istio_tcp_connections_failed_total", &[]);
+            ensure!(failed < 0.5, "{failed} flows failed on {}", node.name());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn certificates_serve_until_they_end_when_the_authority_is_gone() {
+    scenario(|| {
+        let mut lab = short_lived("16s").start()?;
+        let _echo = lab.pod("b1").server(&["echo", "--listen", "[::]:80"])?;
+        let to = lab.pod("b1").at(80).to_string();
+        ensure!(talk(&lab, "a1", &to)?["echoed"] == true, "not even with the authority");
+        // A flow that is open goes on, whatever becomes of the certificate it began with.
+        let ping = lab.pod("a1").app(&["ping", "--to", &to, "--every-ms", "10"])?;
+        ping.wait_for("connected", SOON)?;
+        // All certificates are new: each has most of its life before it.
+        lab.stop_ca()?;
+        // The agent has noticed, and goes on.
+        lab.agent(NodeId::Node1)?.wait_for("authority issued no certificate", LIFE)?;
+        let said = talk(&lab, "a1", &to)?;
+        ensure!(said["echoed"] == true, "refused while the certificate is good: {said}");
+        ensure!(no_identity(&lab, NodeId::Node1) < 0.5, "counted as without identity too early");
+        let said = until("a connection to fail", LIFE, || {
+            talk(&lab, "a1", &to).ok().filter(|said| said["echoed"] != true)
+        })?;
+        ensure!(said["error"] == "ConnectionReset", "{said}");
+        until("the failure to be counted", SOON, || {
+            (no_identity(&lab, NodeId::Node1) > 0.5).then_some(())
+        })?;
+        let agent = lab.agent(NodeId::Node1)?;
+        agent.wait_for("svid expired before it could be renewed", SOON)?;
+        let line = agent.wait_for("no_identity", SOON)?;
+        ensure!(line.contains("authority"), "the log does not say why: {line}");
+        ping.close_stdin();
+        let said = ping.wait(SOON)?.json()?;
+        ensure!(said["failed"] == 0, "a flow that was open was cut: {said}");
+
+        lab.start_ca()?;
+        until("connections to work again", LONG, || {
+            talk(&lab, "a1", &to).ok().filter(|said| said["echoed"] == true)
+        })?;
+        Ok(())
+    });
+}
+
+#[test]
+fn first_connection_waits_for_an_authority_that_is_down_and_is_then_reset() {
+    scenario(|| {
+        let mut lab = Lab::builder().standard().strict().start()?;
+        let _echo = lab.pod("b1").server(&["echo", "--listen", "[::]:80"])?;
+        let to = lab.pod("b1").at(80).to_string();
+        lab.stop_agent(NodeId::Node1)?;
+        lab.stop_ca()?;
+        lab.start_agent(NodeId::Node1)?;
+        let said = talk(&lab, "a1", &to)?;
+        ensure!(said["error"] == "ConnectionReset", "{said}");
+        let waited = said["us"].as_u64().context("a time")?;
+        ensure!((WAIT_US - 500_000..WAIT_US + 3_000_000).contains(&waited), "{said}");
+        let line = lab.agent(NodeId::Node1)?.wait_for("no_identity", SOON)?;
+        ensure!(line.contains("no certificate for") && line.contains("a1"), "{line}");
+        lab.start_ca()?;
+        until("connections to work", LONG, || {
+            talk(&lab, "a1", &to).ok().filter(|said| said["echoed"] == true)
+        })?;
+        Ok(())
+    });
+}

@@ -1,0 +1,142 @@
+//! `cargo xtask bench`: what Culvert costs, beside plain TCP in the same run.
+//!
+//! ```text
+//!   repeat 1        repeat 2                      one lab, two pairs of pods:
+//!   plain  bulk1    culvert bulk1                   culvert  a1 ══ agent ══ agent ══▶ b1
+//!   culvert bulk1   plain   bulk1   …               plain    x1 ────────────────────▶ y1
+//!   culvert conn1   plain   conn1
+//! ```
+//!
+//! Absolute figures move with the machine and its neighbours; what counts is the ratio to plain
+//! TCP a moment before or after. `docs/benchmarks.md` tells what each test does.
+
+mod case;
+mod figures;
+mod lab;
+mod peers;
+mod report;
+mod spinner;
+
+use crate::setup::{self, Purpose};
+use crate::{build, interrupt, run};
+use anyhow::{Context, Result, bail};
+use case::{Case, Test};
+use figures::{Plane, Results};
+use std::fs;
+use std::path::PathBuf;
+
+/// Tests of a run that names none.
+const USUAL: [&str; 6] = ["bulk1", "bulk8", "pp64x1", "pp64x64", "conn1", "conn32"];
+
+/// Share of the CPUs that others may use before the figures are doubted.
+const QUIET: f64 = 0.05;
+
+/// What is measured.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Tests, separated by commas: bulkN, ppSIZExN (`pp1kx64`), connN.
+    #[arg(long, value_delimiter = ',')]
+    tests: Vec<Test>,
+    /// How often each test is repeated on each plane [default: 5].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: Option<u32>,
+    /// Seconds of each measurement [default: 3].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: Option<u32>,
+    /// Two repeats of one second: to see that it works, not to be quoted.
+    #[arg(long)]
+    quick: bool,
+    /// Keep the CPUs awake in every test; else only in a second run of the tests with one
+    /// connection that answers.
+    #[arg(long)]
+    awake: bool,
+    /// Measure this `culvert` binary instead of building one: to compare two of them.
+    #[arg(long)]
+    culvert: Option<PathBuf>,
+    /// Write all figures to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn repeats(&self) -> u32 {
+        self.repeats.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+
+    fn seconds(&self) -> u32 {
+        self.seconds.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
+    fn cases(&self) -> Result<Vec<Case>> {
+        let usual = || USUAL.iter().map(|name| name.parse()).collect::<Result<Vec<Test>>>();
+        let tests = if self.tests.is_empty() { usual()? } else { self.tests.clone() };
+        Ok(tests.into_iter().flat_map(|test| Case::of(test, self.awake)).collect())
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let cases = arguments.cases()?;
+    setup::ensure(&[Purpose::Agent, Purpose::Kernel, Purpose::Run])?;
+    let culvert = match &arguments.culvert {
+        Some(binary) => binary.clone(),
+        None => build::shipped()?,
+    };
+    let load = build::load()?;
+
+    let id = format!("bench-{}", std::process::id());
+    let interrupt = interrupt::clean_up(&id)?;
+    let outcome = measure(&id, culvert, load, arguments, &cases);
+    // While the lab is being taken down because of Ctrl-C, what failed here failed because of it.
+    interrupt.wait_if_raised();
+    let results = outcome?;
+    println!("{}", report::table(&results));
+    println!("{}", report::beside_ztunnel(&results));
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_string_pretty(&report::json(&results))?;
+        fs::write(path, text + "\n")
+            .with_context(|| format!("could not write {}", path.display()))?;
+        run::say(format!("figures: {}", path.display()));
+    }
+    Ok(())
+}
+
+fn measure(
+    id: &str,
+    culvert: PathBuf,
+    load: PathBuf,
+    arguments: &Arguments,
+    cases: &[Case],
+) -> Result<Results> {
+    let (repeats, seconds) = (arguments.repeats(), arguments.seconds());
+    run::say("building two nodes, their pods, the CA and two agents");
+    let lab = lab::start(id, culvert, load, seconds)?;
+    let busy = lab.others()?;
+    if busy > QUIET {
+        eprintln!(
+            "warning: other programs use {:.0} % of the CPUs; figures of this run are not to be \
+             quoted",
+            busy * 100.0
+        );
+    }
+    let mut results = Results::new(repeats, seconds, busy, lab.memory()?);
+    for repeat in 1..=repeats {
+        for case in cases {
+            run::say(format!("repeat {repeat} of {repeats}: {case}"));
+            // Who comes first changes, so that what drifts meets both.
+            let mut planes = Plane::ALL;
+            if repeat % 2 == 0 {
+                planes.reverse();
+            }
+            for plane in planes {
+                let sample =
+                    lab.measure(plane, *case).with_context(|| format!("{case} on {plane}"))?;
+                results.add(*case, plane, sample);
+            }
+        }
+    }
+    if lab.tunnelled()? == 0.0 {
+        bail!("no flow of this run went through the tunnel; its figures would mean nothing");
+    }
+    Ok(results)
+}
