@@ -77,6 +77,7 @@ impl SocketState {
 
     /// The same original destination, for the agent's end.
     #[inline(always)]
+    #[must_use]
     pub const fn captured(self) -> Self {
         Self { addr: self.addr, port_be: self.port_be, pad: 0, kind: Self::CAPTURED }
     }
@@ -118,6 +119,7 @@ const _: () = assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 4);
 impl FlowKey {
     /// The same connection, seen from the other end.
     #[inline(always)]
+    #[must_use]
     pub const fn reversed(self) -> Self {
         Self {
             source: self.destination,

@@ -1,6 +1,6 @@
 //! The two files of a standalone mesh, edited while the agents run.
 
-use crate::observed::{Counted, count, fails, serve, talk};
+use crate::observed::{ECONNREFUSED, EPERM, Counted, count, fails, serve, talk};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{Lab, NodeId, PodSpec, SOON, scenario, until};
 use std::fs;
@@ -145,7 +145,7 @@ fn bad_edit_keeps_the_last_good_state_and_says_where_and_what_was_expected() {
 }
 
 #[test]
-fn workload_with_an_address_that_the_file_does_not_list_is_not_enrolled_until_it_is_mended() {
+fn workload_with_an_address_that_the_file_does_not_list_is_refused_until_it_is_mended() {
     scenario(|| {
         let mut lab = Lab::builder().standard().start()?;
         let _server = serve(lab.pod("b1"), "[::]:80")?;
@@ -165,8 +165,13 @@ fn workload_with_an_address_that_the_file_does_not_list_is_not_enrolled_until_it
             (count(&lab, NodeId::Node1, FAILURES, &[]).ok()? > 0).then_some(())
         })?;
         ensure!(count(&lab, NodeId::Node1, ENROLLED, &[])? == 2);
-        // It goes on as it was, others are not harmed, and the mesh does not talk to it in plaintext.
-        ensure!(!tunnelled(&lab, "odd")?);
+        // It is refused both ways, and others are not harmed.
+        let refused = fails(lab.pod("odd"), lab.pod("b1").at(80), &[])?;
+        ensure!(refused == ("connect".to_owned(), EPERM), "{refused:?}");
+        for outside in ["x1", "y1"] {
+            let refused = fails(lab.pod(outside), lab.pod("odd").at(80), &[])?;
+            ensure!(refused == ("connect".to_owned(), ECONNREFUSED), "{refused:?}");
+        }
         ensure!(tunnelled(&lab, "a1")?);
         until("node 2 to know of it", SOON, || {
             let failed = fails(lab.pod("b1"), lab.pod("odd").at(80), &[]).ok()?;

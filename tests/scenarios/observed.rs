@@ -6,6 +6,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+/// What a connect gets from a pod that should be enrolled and could not be.
+pub(crate) const EPERM: i64 = 1;
 /// What a connect gets from a port that nobody listens on.
 pub(crate) const ECONNREFUSED: i64 = 111;
 
