@@ -287,6 +287,7 @@ impl Tunnelled {
                 return incoming.refuse(Refused::Unavailable);
             }
         };
+        let cut = incoming.cut();
         let (send, receive) = match incoming.accept() {
             Ok(stream) => stream,
             Err(error) => return stages.metrics.refuse(labels, error.reason(), &error),
@@ -294,7 +295,7 @@ impl Tunnelled {
         let flow = stages.metrics.open(labels);
         let relayed = relay::stream(application.socket(), send, receive, &flow);
         match until_refused(relayed, &stages, decide).await {
-            Ok(ended) => close(flow, ended, [application]),
+            Ok(ended) => close(flow, ended.map_err(|seen| cut.explain(seen)), [application]),
             Err(refusal) => flow.close(Reason::PolicyChanged, Some(&refusal)),
         }
     }
