@@ -11,7 +11,10 @@
 //! (RFC 4291 section 2.5.5.2), because the verifier is happiest with whole words.
 
 #![no_std]
-#![expect(clippy::inline_always, reason = "shared with kernel programs, which must not call subprograms")]
+#![expect(
+    clippy::inline_always,
+    reason = "shared with kernel programs, which must not call subprograms"
+)]
 
 #[cfg(feature = "user")]
 extern crate std;

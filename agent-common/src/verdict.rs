@@ -21,7 +21,11 @@ pub const fn outbound(destination: Addr, pod: &Enrolment) -> Outbound {
         return Outbound::Pass;
     }
     let own = if destination.is_v4() { Addr::from_v4_be(pod.addr4_be) } else { pod.addr6 };
-    if own.is_unspecified() || own.same(destination) { Outbound::Pass } else { Outbound::Steer(own) }
+    if own.is_unspecified() || own.same(destination) {
+        Outbound::Pass
+    } else {
+        Outbound::Steer(own)
+    }
 }
 
 /// Which worker takes a connection, from its source port.
@@ -51,9 +55,18 @@ mod tests {
 
     #[test]
     fn what_stays_in_the_pod_is_not_steered() {
-        for text in ["127.0.0.1", "::1", "0.0.0.0", "::", "10.0.0.2", "fd00::2", "fe80::1",
-            "169.254.169.254", "::ffff:127.0.0.1", "::ffff:10.0.0.2"]
-        {
+        for text in [
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "::",
+            "10.0.0.2",
+            "fd00::2",
+            "fe80::1",
+            "169.254.169.254",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.2",
+        ] {
             assert_eq!(outbound(addr(text), &pod()), Outbound::Pass, "{text}");
         }
     }

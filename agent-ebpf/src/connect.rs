@@ -10,12 +10,14 @@
 //! unless the pod's enrolment says that it may pass.
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, bpf_sock_addr, bpf_sock_tuple,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2},
+    EbpfContext as _,
+    bindings::{
+        BPF_F_CURRENT_NETNS, bpf_sock_addr, bpf_sock_tuple,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    },
     helpers::{bpf_get_netns_cookie, bpf_sk_lookup_tcp, bpf_sk_release},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
-    EbpfContext as _,
 };
 use aya_log_ebpf::warn;
 use culvert_common::{
@@ -24,7 +26,9 @@ use culvert_common::{
     verdict::{self, Outbound},
 };
 
-use crate::tables::{PODS, SOCKETS, count, in_mesh, keep_socket_state, socket_state, worth_logging};
+use crate::tables::{
+    PODS, SOCKETS, count, in_mesh, keep_socket_state, socket_state, worth_logging,
+};
 
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;

@@ -9,7 +9,10 @@
 //! open and its enrolment says that it may pass while no agent is there.
 
 use aya_ebpf::{
-    bindings::{bpf_sk_lookup, sk_action::{SK_DROP, SK_PASS}},
+    bindings::{
+        bpf_sk_lookup,
+        sk_action::{SK_DROP, SK_PASS},
+    },
     macros::sk_lookup,
     programs::SkLookupContext,
 };

@@ -11,8 +11,8 @@
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
-        bpf_sock, bpf_sock_ops,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
     },
     helpers::{bpf_get_netns_cookie, bpf_sock_ops_cb_flags_set},
     macros::sock_ops,
@@ -84,7 +84,8 @@ fn connecting(ctx: &SockOpsContext, sk: *mut bpf_sock, flow: &FlowKey) {
     if kind == SocketState::APPLICATION {
         // SAFETY: `kind` says that it is not null.
         let original = unsafe { (*state).captured() };
-        if FLOWS.insert(flow, &original, 0).is_err() && worth_logging(count(Counter::FlowTableFull)) {
+        if FLOWS.insert(flow, &original, 0).is_err() && worth_logging(count(Counter::FlowTableFull))
+        {
             warn!(ctx, "flow table refused an original destination: connection will be reset");
         }
         return;

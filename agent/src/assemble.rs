@@ -16,7 +16,10 @@ mod worker;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{signal::unix::{SignalKind, signal}, sync::watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -42,7 +45,8 @@ const STOP: Duration = Duration::from_secs(5);
 /// # Errors
 /// What could not be started, or which part failed.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let open_files = sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
+    let open_files =
+        sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
     tracing::info!(node = config.node, open_files, "agent starting");
     let metrics = Metrics::new()?;
     let mut tasks = Tasks::new(CancellationToken::new());
@@ -85,7 +89,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         drain: drain.clone(),
     };
     let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
-    let enrolment = Enrolment::new(&config.node, snapshots, (capture, identity), &workers, &metrics)?;
+    let enrolment =
+        Enrolment::new(&config.node, snapshots, (capture, identity), &workers, &metrics)?;
     // Ends before the others: metrics and certificates are there as long as flows drain.
     let mut front = Tasks::new(drain);
     front.spawn("enrolment", enrolment.run(readiness.clone(), front.token()));

@@ -86,7 +86,10 @@ pub async fn outbound(captured: Captured, stages: &Stages) {
     let labels = FlowLabels {
         reporter: Reporter::Source,
         source: party(&source),
-        destination: snapshot.by_address(captured.original_dst.ip()).map(|w| party(w)).unwrap_or_default(),
+        destination: snapshot
+            .by_address(captured.original_dst.ip())
+            .map(|w| party(w))
+            .unwrap_or_default(),
         source_principal: None,
         destination_principal: None,
         security: Security::Unknown,
@@ -128,7 +131,8 @@ async fn through_tunnel(
         expected: destination.identity.clone(),
         to,
     };
-    let trace = TraceParent { trace_id: rand::random::<u128>() | 1, parent_id: rand::random::<u64>() | 1 };
+    let trace =
+        TraceParent { trace_id: rand::random::<u128>() | 1, parent_id: rand::random::<u64>() | 1 };
     let request = hbone::request(captured.source, captured.original_dst, trace);
     let open = std::pin::pin!(stages.pool.open(&route, &request));
     let opened = match select(open, std::pin::pin!(relay::failure(application.socket()))).await {
@@ -183,7 +187,13 @@ pub async fn plaintext(captured: Captured, stages: &Stages) {
     };
     let decide = |snapshot: &Snapshot| {
         let destination = current(snapshot, &captured.pod);
-        let flow = InboundFlow { destination: &destination, port: to.port(), source, peer: None, from_node };
+        let flow = InboundFlow {
+            destination: &destination,
+            port: to.port(),
+            source,
+            peer: None,
+            from_node,
+        };
         policy::inbound(snapshot, &flow)
     };
     if let Inbound::Refuse(refusal) = decide(&snapshot) {
@@ -226,8 +236,7 @@ pub async fn hbone(captured: Captured, stages: Rc<Stages>) {
         let flow = Tunnelled { pod: Arc::clone(&captured.pod), source, connection: to };
         flow.serve(incoming, Rc::clone(&stages))
     };
-    let served =
-        stages.server.run(captured.stream, source, svid, &stages.drain, serve).await;
+    let served = stages.server.run(captured.stream, source, svid, &stages.drain, serve).await;
     if let Err(error) = served {
         early(error.reason(), &error);
     }
@@ -236,10 +245,18 @@ pub async fn hbone(captured: Captured, stages: Rc<Stages>) {
 /// A connection whose original destination the kernel could not tell.
 pub fn lost(stages: &Stages, lost: &Lost) {
     #[derive(Debug, thiserror::Error)]
-    #[error("no original destination for this connection; if this stays, see culvert_capture_events_total")]
+    #[error(
+        "no original destination for this connection; if this stays, see culvert_capture_events_total"
+    )]
     struct NoOriginalDestination;
     let reason = Reason::NoOriginalDestination;
-    stages.metrics.fail_early(Reporter::Source, lost.source, lost.source, reason, &NoOriginalDestination);
+    stages.metrics.fail_early(
+        Reporter::Source,
+        lost.source,
+        lost.source,
+        reason,
+        &NoOriginalDestination,
+    );
 }
 
 /// One flow of an accepted HBONE connection.
@@ -256,7 +273,13 @@ impl Tunnelled {
         let to = match self.target(&incoming) {
             Ok(to) => to,
             Err((reason, error)) => {
-                stages.metrics.fail_early(Reporter::Destination, self.source, self.connection, reason, &error);
+                stages.metrics.fail_early(
+                    Reporter::Destination,
+                    self.source,
+                    self.connection,
+                    reason,
+                    &error,
+                );
                 return incoming.refuse(Refused::BadRequest);
             }
         };
@@ -266,7 +289,10 @@ impl Tunnelled {
         let decide = |snapshot: &Snapshot| {
             let destination = current(snapshot, &self.pod);
             let (port, source, peer) = (to.port(), self.source, Some(&peer));
-            policy::inbound(snapshot, &InboundFlow { destination: &destination, port, source, peer, from_node: false })
+            policy::inbound(
+                snapshot,
+                &InboundFlow { destination: &destination, port, source, peer, from_node: false },
+            )
         };
         if let Inbound::Refuse(refusal) = decide(&snapshot) {
             refused(&stages, labels, &refusal);
@@ -288,6 +314,7 @@ impl Tunnelled {
                 return incoming.refuse(Refused::Unavailable);
             }
         };
+        let cut = incoming.cut();
         let (send, receive) = match incoming.accept() {
             Ok(stream) => stream,
             Err(error) => return stages.metrics.refuse(labels, error.reason(), &error),
@@ -295,16 +322,15 @@ impl Tunnelled {
         let flow = stages.metrics.open(labels);
         let relayed = relay::stream(application.socket(), send, receive, &flow);
         match until_refused(relayed, &stages, decide).await {
-            Ok(ended) => close(flow, ended, [application]),
+            Ok(ended) => close(flow, ended.map_err(|seen| cut.explain(seen)), [application]),
             Err(refusal) => flow.close(Reason::PolicyChanged, Some(&refusal)),
         }
     }
 
     /// Where the request goes; only ever to the workload that the connection arrived at.
     fn target(&self, incoming: &Incoming) -> Result<SocketAddr, (Reason, TargetError)> {
-        let to = incoming
-            .target()
-            .map_err(|error| (Reason::BadRequest, TargetError::Request(error)))?;
+        let to =
+            incoming.target().map_err(|error| (Reason::BadRequest, TargetError::Request(error)))?;
         let workload = self.pod.workload();
         // The very address that the connection came to: another of the same workload may be of
         // the other family, and then the source could not be shown.
@@ -341,7 +367,9 @@ impl Tunnelled {
 enum TargetError {
     #[error(transparent)]
     Request(hbone::BadRequest),
-    #[error("request is for {to}, not the address of {workload} that it came to; an agent forwards to no third place")]
+    #[error(
+        "request is for {to}, not the address of {workload} that it came to; an agent forwards to no third place"
+    )]
     Elsewhere { to: SocketAddr, workload: String },
     #[error("request is for {to}, a port of the mesh itself")]
     IllegalPort { to: SocketAddr },

@@ -1,6 +1,6 @@
 //! The two files of a standalone mesh, edited while the agents run.
 
-use crate::observed::{ECONNREFUSED, EPERM, Counted, count, fails, serve, talk};
+use crate::observed::{Counted, ECONNREFUSED, EPERM, count, fails, serve, talk};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{Lab, NodeId, PodSpec, SOON, scenario, until};
 use std::fs;

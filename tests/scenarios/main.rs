@@ -11,6 +11,7 @@ mod drain;
 mod enrolment;
 mod errors;
 mod harness;
+mod hostile;
 mod mutual_tls;
 mod observed;
 mod outbound;

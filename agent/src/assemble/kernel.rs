@@ -52,7 +52,8 @@ struct Counters {
 
 impl Counters {
     fn new(tables: Arc<SharedTables>) -> prometheus::Result<Self> {
-        let help = "Connections that the kernel programs steered, passed, refused or lost, by event";
+        let help =
+            "Connections that the kernel programs steered, passed, refused or lost, by event";
         let options = Opts::new("culvert_capture_events_total", help);
         Ok(Self { tables, events: IntCounterVec::new(options, &["event"])? })
     }

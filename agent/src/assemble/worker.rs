@@ -201,12 +201,7 @@ async fn accept(acceptor: Acceptor, stages: Rc<Stages>, live: CancellationToken)
 }
 
 /// Begins a flow, or resets it where nobody knows where it wants to go.
-fn take(
-    flows: &mut JoinSet<()>,
-    kind: Kind,
-    next: Result<Captured, Lost>,
-    stages: &Rc<Stages>,
-) {
+fn take(flows: &mut JoinSet<()>, kind: Kind, next: Result<Captured, Lost>, stages: &Rc<Stages>) {
     match next {
         Ok(captured) => {
             let stages = Rc::clone(stages);

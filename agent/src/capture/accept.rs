@@ -87,9 +87,8 @@ impl Acceptor {
         while rest.len() < BACKLOG
             && let Ok((socket, source)) = SockRef::from(&self.listener).accept()
         {
-            let stream = socket
-                .set_nonblocking(true)
-                .and_then(|()| TcpStream::from_std(socket.into()));
+            let stream =
+                socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket.into()));
             if let (Ok(stream), Some(source)) = (stream, source.as_socket()) {
                 rest.push(self.recover(stream, canonical(source)));
             }

@@ -10,7 +10,10 @@ use culvert_common::{
 };
 use ipnet::IpNet;
 
-use super::{EnrolError, tables::{PodTables, refused}};
+use super::{
+    EnrolError,
+    tables::{PodTables, refused},
+};
 use crate::workload::Snapshot;
 
 /// A prefix as the trie has it: length in bits of the mapped address, and the address.
@@ -49,11 +52,13 @@ fn wanted(ranges: &[IpNet], snapshot: &Snapshot) -> HashMap<Prefix, u32> {
     // A workload that is treated as its range is needs no entry of its own.
     let exceptions = snapshot.workloads().iter().flat_map(|workload| {
         let verdict = if workload.enrolled { dest::STEER } else { dest::PASS };
-        let as_its_range = move |ip: &IpAddr| ranges.iter().any(|r| r.contains(ip)) == workload.enrolled;
+        let as_its_range =
+            move |ip: &IpAddr| ranges.iter().any(|r| r.contains(ip)) == workload.enrolled;
         let own = workload.addresses.iter().filter(move |ip| !as_its_range(ip));
         own.map(move |&ip| ((128, Addr::from(ip)), verdict))
     });
-    let ranges = ranges.iter().map(|range| (prefix(range.network(), range.prefix_len()), dest::STEER));
+    let ranges =
+        ranges.iter().map(|range| (prefix(range.network(), range.prefix_len()), dest::STEER));
     ranges.chain(exceptions).collect()
 }
 

@@ -102,8 +102,7 @@ impl Capture {
         let mut enrolment = enrolment(workload, false);
         enrolment.flags |= Enrolment::FENCED;
         self.pods.pods.insert(cookie, enrolment, 0).map_err(refused(maps::PODS))?;
-        let fence =
-            Fence { cookie, inode: netns.inode(), addresses: workload.addresses.clone() };
+        let fence = Fence { cookie, inode: netns.inode(), addresses: workload.addresses.clone() };
         self.fenced.insert(workload.key(), fence);
         Ok(())
     }
@@ -170,8 +169,10 @@ impl Capture {
         accepts_plaintext: bool,
     ) -> Result<Vec<Listener>, EnrolError> {
         let workload = held.pod.workload();
-        let listeners = listeners::open(held.pod.netns(), held.addresses(), self.settings.workers)
-            .map_err(|source| EnrolError::Listen { workload: workload.key().to_string(), source })?;
+        let listeners =
+            listeners::open(held.pod.netns(), held.addresses(), self.settings.workers).map_err(
+                |source| EnrolError::Listen { workload: workload.key().to_string(), source },
+            )?;
         for listener in &listeners {
             self.pods
                 .listeners
@@ -189,10 +190,9 @@ impl Capture {
     }
 
     fn attach_to(&mut self, workload: &Workload, netns: &Netns) -> Result<(), EnrolError> {
-        self.programs.attach_to_netns(netns).map_err(|source| EnrolError::Attach {
-            workload: workload.key().to_string(),
-            source,
-        })
+        self.programs
+            .attach_to_netns(netns)
+            .map_err(|source| EnrolError::Attach { workload: workload.key().to_string(), source })
     }
 
     async fn take_out(&mut self, held: &Held) {
@@ -349,9 +349,7 @@ fn netns_error(workload: &Workload) -> impl Fn(std::io::Error) -> EnrolError {
     move |source| EnrolError::Netns { workload: key.clone(), path: path.clone(), source }
 }
 
-fn routes_error(
-    workload: &Workload,
-) -> impl Fn((&'static str, std::io::Error)) -> EnrolError {
+fn routes_error(workload: &Workload) -> impl Fn((&'static str, std::io::Error)) -> EnrolError {
     let workload = workload.key().to_string();
     move |(step, source)| EnrolError::Routes { workload: workload.clone(), step, source }
 }

@@ -9,13 +9,19 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 #[non_exhaustive]
 pub enum AttachError {
     /// The binary carries no kernel object.
-    #[error("this binary was built without kernel programs; run `cargo xtask build-ebpf`, then build it again")]
+    #[error(
+        "this binary was built without kernel programs; run `cargo xtask build-ebpf`, then build it again"
+    )]
     NoObject,
     /// The node's own network namespace could not be told.
-    #[error("cannot read this network namespace's cookie; needs /proc, CAP_SYS_ADMIN and kernel 5.14 or later")]
+    #[error(
+        "cannot read this network namespace's cookie; needs /proc, CAP_SYS_ADMIN and kernel 5.14 or later"
+    )]
     HostNetns(#[source] io::Error),
     /// The pin directory is not on a BPF file system.
-    #[error("{path} is not on a BPF file system; run `mount -t bpf bpf /sys/fs/bpf`, or set `capture.pinDirectory`")]
+    #[error(
+        "{path} is not on a BPF file system; run `mount -t bpf bpf /sys/fs/bpf`, or set `capture.pinDirectory`"
+    )]
     NoBpffs {
         /// The configured directory.
         path: PathBuf,
@@ -36,7 +42,9 @@ pub enum AttachError {
         path: PathBuf,
     },
     /// The programs are attached and do not run for the agent itself.
-    #[error("programs attached to {cgroup} do not see this process; set `capture.cgroup` to a directory above the agent and all pods, best the root of the tree")]
+    #[error(
+        "programs attached to {cgroup} do not see this process; set `capture.cgroup` to a directory above the agent and all pods, best the root of the tree"
+    )]
     NotEffective {
         /// The configured directory.
         cgroup: PathBuf,
@@ -45,16 +53,22 @@ pub enum AttachError {
     #[error("the self-test could not connect over loopback; is `lo` up on this node?")]
     SelfTest(#[source] io::Error),
     /// The object did not load as a whole: a map, or its BTF.
-    #[error("the kernel refused the maps; needs CAP_BPF (run as root) and a kernel with BTF; maps pinned by another version go with `culvert release`")]
+    #[error(
+        "the kernel refused the maps; needs CAP_BPF (run as root) and a kernel with BTF; maps pinned by another version go with `culvert release`"
+    )]
     Load(#[source] Box<EbpfError>),
     /// The object lacks a program or map that the agent names: the two do not belong together.
-    #[error("the kernel object has no `{name}`; agent and object are of different versions, build both again")]
+    #[error(
+        "the kernel object has no `{name}`; agent and object are of different versions, build both again"
+    )]
     Missing {
         /// Name of the program or map.
         name: &'static str,
     },
     /// The kernel refused a program; the source holds the verifier's own account.
-    #[error("the kernel refused program `{program}`; needs kernel 5.15 or later, the verifier's log follows")]
+    #[error(
+        "the kernel refused program `{program}`; needs kernel 5.15 or later, the verifier's log follows"
+    )]
     Program {
         /// Name of the program.
         program: &'static str,
@@ -63,7 +77,9 @@ pub enum AttachError {
         source: Box<ProgramError>,
     },
     /// A pinned link could not be taken over.
-    #[error("cannot put the new `{program}` into the link that an earlier agent pinned; remove it with `culvert release` and start again")]
+    #[error(
+        "cannot put the new `{program}` into the link that an earlier agent pinned; remove it with `culvert release` and start again"
+    )]
     Update {
         /// Name of the program.
         program: &'static str,
@@ -72,7 +88,9 @@ pub enum AttachError {
         source: io::Error,
     },
     /// A map could not be opened as the type that the agent expects.
-    #[error("map `{name}` is not what this agent expects; maps pinned by another version go with `culvert release`")]
+    #[error(
+        "map `{name}` is not what this agent expects; maps pinned by another version go with `culvert release`"
+    )]
     Map {
         /// Name of the map.
         name: &'static str,
@@ -87,7 +105,9 @@ pub enum AttachError {
 #[non_exhaustive]
 pub enum EnrolError {
     /// The workload has no namespace here.
-    #[error("workload {workload} names no network namespace; set `netns` for workloads of this node")]
+    #[error(
+        "workload {workload} names no network namespace; set `netns` for workloads of this node"
+    )]
     NoNetns {
         /// `namespace/name`.
         workload: String,
@@ -104,7 +124,9 @@ pub enum EnrolError {
         source: io::Error,
     },
     /// The path leads to the node's own namespace.
-    #[error("{path} is the node's own network namespace; {workload} needs one of its own to be enrolled")]
+    #[error(
+        "{path} is the node's own network namespace; {workload} needs one of its own to be enrolled"
+    )]
     HostNetwork {
         /// `namespace/name`.
         workload: String,
@@ -112,7 +134,9 @@ pub enum EnrolError {
         path: PathBuf,
     },
     /// The namespace has other addresses than the workload is said to have.
-    #[error("{workload} is said to have {declared}, but its namespace has {found}; correct `addresses`, or traffic would go past the mesh")]
+    #[error(
+        "{workload} is said to have {declared}, but its namespace has {found}; correct `addresses`, or traffic would go past the mesh"
+    )]
     Addresses {
         /// `namespace/name`.
         workload: String,

@@ -234,8 +234,7 @@ fn take_over(
         return Ok(false);
     }
     let fd = fd.map_err(|source| refused(program, source))?;
-    bpf::update_link(pin, fd.as_fd())
-        .map_err(|source| AttachError::Update { program, source })?;
+    bpf::update_link(pin, fd.as_fd()).map_err(|source| AttachError::Update { program, source })?;
     tracing::debug!(program, "took over the pinned link");
     Ok(true)
 }
@@ -249,10 +248,9 @@ where
         return Err(AttachError::Missing { name });
     };
     remove_pin(pin)?;
-    link.pin(pin).map(drop).map_err(|error| AttachError::Pin {
-        path: pin.to_owned(),
-        source: io::Error::other(error),
-    })
+    link.pin(pin)
+        .map(drop)
+        .map_err(|error| AttachError::Pin { path: pin.to_owned(), source: io::Error::other(error) })
 }
 
 fn program<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, AttachError>

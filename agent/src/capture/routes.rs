@@ -66,19 +66,32 @@ impl Routes {
             if message.header.scope != AddressScope::Universe {
                 continue;
             }
-            found.extend(message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(ip) => Some(*ip),
-                _ => None,
-            }).or_else(|| message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(ip) => Some(*ip),
-                _ => None,
-            })));
+            found.extend(
+                message
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        AddressAttribute::Local(ip) => Some(*ip),
+                        _ => None,
+                    })
+                    .or_else(|| {
+                        message.attributes.iter().find_map(|attribute| match attribute {
+                            AddressAttribute::Address(ip) => Some(*ip),
+                            _ => None,
+                        })
+                    }),
+            );
         }
         Ok(found)
     }
 
     /// Puts in the rule, the route and the settings; what is there already stays.
-    pub(super) async fn add(&self, netns: &Netns, v4: bool, v6: bool) -> Result<(), (Step, io::Error)> {
+    pub(super) async fn add(
+        &self,
+        netns: &Netns,
+        v4: bool,
+        v6: bool,
+    ) -> Result<(), (Step, io::Error)> {
         let set = |file: &'static str| {
             netns.run(|| std::fs::write(file, "1")).and_then(|written| written)
         };
@@ -89,7 +102,9 @@ impl Routes {
         for family in families(v4, v6) {
             let added = self.handle.route().add(route(family)).replace().execute().await;
             existing_is_fine(added).map_err(|error| ("adding the local route", error))?;
-            self.handle_rule(family, true).await.map_err(|error| ("adding the mark's rule", error))?;
+            self.handle_rule(family, true)
+                .await
+                .map_err(|error| ("adding the mark's rule", error))?;
         }
         Ok(())
     }
@@ -97,7 +112,9 @@ impl Routes {
     /// Takes out what [`Self::add`] put in. The settings stay: without the rule they mean nothing.
     pub(super) async fn remove(&self, v4: bool, v6: bool) -> Result<(), (Step, io::Error)> {
         for family in families(v4, v6) {
-            self.handle_rule(family, false).await.map_err(|error| ("removing the mark's rule", error))?;
+            self.handle_rule(family, false)
+                .await
+                .map_err(|error| ("removing the mark's rule", error))?;
             let removed = self.handle.route().del(route(family)).execute().await;
             removed.map_err(|error| ("removing the local route", netlink(error)))?;
         }

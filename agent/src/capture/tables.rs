@@ -4,14 +4,9 @@ use std::{os::fd::AsRawFd, path::Path, sync::Mutex};
 
 use aya::{
     Ebpf, Pod,
-    maps::{
-        HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash,
-        lpm_trie::LpmTrie,
-    },
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash, lpm_trie::LpmTrie},
 };
-use culvert_common::{
-    Addr, Counter, Enrolment, FlowKey, ListenerKey, LocalPod, SocketState, maps,
-};
+use culvert_common::{Addr, Counter, Enrolment, FlowKey, ListenerKey, LocalPod, SocketState, maps};
 
 use super::{AttachError, EnrolError, programs::Pins};
 
@@ -40,11 +35,7 @@ impl SharedTables {
     }
 
     /// Marks a socket as one that the agent opened. Must come before it connects.
-    pub(super) fn mark(
-        &self,
-        socket: &impl AsRawFd,
-        state: SocketState,
-    ) -> Result<(), MapError> {
+    pub(super) fn mark(&self, socket: &impl AsRawFd, state: SocketState) -> Result<(), MapError> {
         // A panic between lock and unlock is not possible: one system call stands there.
         let mut marks = self.marks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         marks.insert(socket, state, 0)
@@ -68,7 +59,10 @@ impl SharedTables {
 }
 
 /// Opens all maps of the loaded object.
-pub(super) fn open(object: &mut Ebpf, pins: &Pins) -> Result<(PodTables, SharedTables), AttachError> {
+pub(super) fn open(
+    object: &mut Ebpf,
+    pins: &Pins,
+) -> Result<(PodTables, SharedTables), AttachError> {
     let pods = PodTables {
         pods: take(object, maps::PODS)?,
         local_pods: take(object, maps::LOCAL_PODS)?,
@@ -94,10 +88,7 @@ where
 }
 
 /// A second handle to a storage map, by its pin.
-fn reopen<V: Pod>(
-    pin: &Path,
-    name: &'static str,
-) -> Result<SkStorage<MapData, V>, AttachError> {
+fn reopen<V: Pod>(pin: &Path, name: &'static str) -> Result<SkStorage<MapData, V>, AttachError> {
     MapData::from_pin(pin)
         .and_then(|data| SkStorage::try_from(Map::SkStorage(data)))
         .map_err(|source| AttachError::Map { name, source: Box::new(source) })

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -105,7 +105,12 @@ impl Parser<'_> {
             drain_timeout,
             idle_timeout,
             // RFC 9113: windows go up to 2^31 - 1, and below 64 KiB nothing flows well.
-            stream_window: number(raw.stream_window, "tunnel.streamWindow", 1 << 20, 65_535..=1 << 26)?,
+            stream_window: number(
+                raw.stream_window,
+                "tunnel.streamWindow",
+                1 << 20,
+                65_535..=1 << 26,
+            )?,
             streams_per_connection: number(
                 raw.streams_per_connection,
                 "tunnel.streamsPerConnection",

@@ -45,6 +45,8 @@ pub enum Reason {
     HandshakeTimeout,
     /// The HTTP/2 preface or settings exchange failed.
     H2Handshake,
+    /// The peer broke the rules of HTTP/2 on an established connection.
+    H2Protocol,
     /// The HBONE request is not a CONNECT with a usable authority.
     BadRequest,
     /// The HBONE authority is not an address of the workload that the connection reached.
@@ -104,7 +106,7 @@ impl ResponseFlags {
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Ok,
         Self::PolicyDenied,
         Self::PlaintextRefused,
@@ -123,6 +125,7 @@ impl Reason {
         Self::TlsProtocol,
         Self::HandshakeTimeout,
         Self::H2Handshake,
+        Self::H2Protocol,
         Self::BadRequest,
         Self::WrongDestination,
         Self::NoIdentity,
@@ -157,6 +160,7 @@ impl Reason {
             Self::TlsProtocol => "tls_protocol",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::H2Handshake => "h2_handshake",
+            Self::H2Protocol => "h2_protocol",
             Self::BadRequest => "bad_request",
             Self::WrongDestination => "wrong_destination",
             Self::NoIdentity => "no_identity",
@@ -196,6 +200,7 @@ impl Reason {
             Self::TlsProtocol => "the TLS exchange failed",
             Self::HandshakeTimeout => "the TLS handshake did not end in time",
             Self::H2Handshake => "the HTTP/2 handshake failed",
+            Self::H2Protocol => "the peer broke the rules of HTTP/2",
             Self::BadRequest => "the HBONE request is malformed",
             Self::WrongDestination => {
                 "the HBONE request names an address that is not this workload"
@@ -222,6 +227,7 @@ impl Reason {
             | Self::Draining
             | Self::NoOriginalDestination
             | Self::LimitReached
+            | Self::H2Protocol
             | Self::BadRequest
             | Self::Abandoned => ResponseFlags::None,
             Self::PolicyDenied
@@ -270,6 +276,7 @@ impl Reason {
             | Self::TlsProtocol
             | Self::HandshakeTimeout
             | Self::H2Handshake
+            | Self::H2Protocol
             | Self::NoIdentity
             | Self::NoOriginalDestination
             | Self::LimitReached

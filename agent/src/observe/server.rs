@@ -121,8 +121,7 @@ impl Server {
 /// Shares the port with an agent that is about to hand over to this one, and with nobody else: the
 /// kernel lets only sockets of the same user share it.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket =
-        if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(true)?;
     socket.bind(address)?;

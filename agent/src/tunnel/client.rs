@@ -112,7 +112,9 @@ impl Connection {
     fn takes_more(&self, limits: &Limits) -> bool {
         // A certificate's end is a wall-clock time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        !self.ended.get() && self.streams.get() < limits.streams_per_connection && now < self.not_after
+        !self.ended.get()
+            && self.streams.get() < limits.streams_per_connection
+            && now < self.not_after
     }
 
     fn place(self: &Rc<Self>) -> Place {
@@ -191,7 +193,11 @@ impl Pool {
             .unwrap_or(Err(StreamError::NoAnswer { to }))?;
         let status = response.status();
         if status != StatusCode::OK {
-            return Err(StreamError::Refused { to, refused: status.into(), status: status.as_u16() });
+            return Err(StreamError::Refused {
+                to,
+                refused: status.into(),
+                status: status.as_u16(),
+            });
         }
         Ok((send, response.into_body()))
     }
@@ -209,7 +215,9 @@ impl Pool {
                 let mut entries = self.0.entries.borrow_mut();
                 let entry = entries.entry(key.clone()).or_default();
                 entry.live.retain(|connection| !connection.ended.get());
-                if let Some(found) = entry.live.iter().find(|found| found.takes_more(&self.0.limits)) {
+                if let Some(found) =
+                    entry.live.iter().find(|found| found.takes_more(&self.0.limits))
+                {
                     return Ok((Rc::clone(found), found.place()));
                 }
                 self.attempt(&key, entry, route)?
@@ -256,7 +264,8 @@ impl Pool {
             self.0.entries.borrow_mut().retain(|_, entry| {
                 entry.live.retain(|connection| {
                     let used = connection.streams.get() > 0;
-                    !connection.ended.get() && (used || connection.idle_since.get().elapsed() < idle)
+                    !connection.ended.get()
+                        && (used || connection.idle_since.get().elapsed() < idle)
                 });
                 !entry.live.is_empty() || entry.connecting.is_some()
             });

@@ -66,6 +66,12 @@ pub enum StreamError {
     /// The far end reset the stream, or its connection ended while the flow ran.
     #[error("the far end reset the flow")]
     PeerReset,
+    /// The far end answered no PING: it, its node or the network between is gone.
+    #[error("the far end is gone: it answered no PING in time")]
+    PeerGone,
+    /// The agent is stopping and the flow did not end in the time given.
+    #[error("the agent is stopping and the flow did not end within `tunnel.drainTimeout`")]
+    Draining,
 }
 
 impl StreamError {
@@ -82,6 +88,8 @@ impl StreamError {
             Self::Limit { .. } => Reason::LimitReached,
             Self::ApplicationReset => Reason::ApplicationReset,
             Self::PeerReset => Reason::PeerReset,
+            Self::PeerGone => Reason::PeerGone,
+            Self::Draining => Reason::Draining,
         }
     }
 

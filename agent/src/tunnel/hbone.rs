@@ -141,9 +141,16 @@ mod tests {
 
     #[test]
     fn what_is_not_address_and_port_is_refused() {
-        for authority in ["example.com:80", "10.1.2.3", "10.1.2.3:0", "user@10.1.2.3:80",
-            "10.1.2.3:65536", "[fd00::1]", "0x0a.1.2.3:80", "10.1.2:80"]
-        {
+        for authority in [
+            "example.com:80",
+            "10.1.2.3",
+            "10.1.2.3:0",
+            "user@10.1.2.3:80",
+            "10.1.2.3:65536",
+            "[fd00::1]",
+            "0x0a.1.2.3:80",
+            "10.1.2:80",
+        ] {
             assert!(matches!(connect(authority), Err(BadRequest::Authority(_))), "{authority}");
         }
     }

@@ -59,7 +59,8 @@ pub async fn sockets(
 ) -> Result<(), StreamError> {
     use StreamError::{ApplicationReset, PeerReset};
     let sent = pump(application, other, Direction::Sent, flow, (ApplicationReset, PeerReset));
-    let received = pump(other, application, Direction::Received, flow, (PeerReset, ApplicationReset));
+    let received =
+        pump(other, application, Direction::Received, flow, (PeerReset, ApplicationReset));
     // Both are polled on each wake-up, whichever caused it: one task, no hand-over.
     tokio::try_join!(sent, received)?;
     Ok(())

@@ -4,7 +4,7 @@
 //! application have said yes or no. The connection goes on whatever its streams do.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -33,6 +33,10 @@ use crate::identity::{Svid, handshake};
 
 /// As long as it takes: streams outlive a certificate.
 const FOREVER: Duration = Duration::from_hours(24 * 365);
+/// How long streams may take to notice that the time to drain is over; they have only to log.
+const STREAMS_END: Duration = Duration::from_secs(5);
+/// How long a connection that was told off may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 type TlsStream = tokio_rustls::server::TlsStream<ReadAhead<TcpStream>>;
 type Http2 = h2::server::Connection<TlsStream, Bytes>;
@@ -52,9 +56,29 @@ pub struct Incoming {
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     resets: Rc<Cell<u32>>,
+    cut: Cut,
+}
+
+/// Why the connection under a stream ended, where we know better than the stream does.
+#[derive(Clone, Default)]
+pub struct Cut(Rc<OnceCell<StreamError>>);
+
+impl Cut {
+    /// The connection's reason in place of a reset that the stream saw.
+    pub fn explain(&self, seen: StreamError) -> StreamError {
+        match (&seen, self.0.get()) {
+            (StreamError::PeerReset, Some(known)) => known.clone(),
+            _ => seen,
+        }
+    }
 }
 
 impl Incoming {
+    /// Tells, once the flow was cut, why.
+    pub fn cut(&self) -> Cut {
+        self.cut.clone()
+    }
+
     /// Where the request wants to go.
     ///
     /// # Errors
@@ -97,7 +121,7 @@ fn answer(status: StatusCode) -> Response<()> {
     response
 }
 
-/// How an accepted connection came to its end before any stream.
+/// How an accepted connection failed, before its first stream or after.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
@@ -113,6 +137,12 @@ pub enum ConnectionError {
     /// The peer does not speak HTTP/2.
     #[error("the peer does not speak HTTP/2 inside of TLS")]
     Preface(#[source] h2::Error),
+    /// The peer broke the rules of HTTP/2, or asks for more work than it lets us do.
+    #[error("the peer misuses HTTP/2; connection ended, and all its flows")]
+    Misuse(#[source] h2::Error),
+    /// The peer answers no PING.
+    #[error("the peer answered no PING in time; it, its node or the network between is gone")]
+    PeerGone,
 }
 
 impl ConnectionError {
@@ -123,6 +153,11 @@ impl ConnectionError {
             Self::Limit { .. } => Reason::LimitReached,
             Self::Handshake(error) => error.reason(),
             Self::Preface(_) => Reason::H2Handshake,
+            Self::Misuse(error) if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+                Reason::LimitReached
+            }
+            Self::Misuse(_) => Reason::H2Protocol,
+            Self::PeerGone => Reason::PeerGone,
         }
     }
 }
@@ -140,7 +175,8 @@ impl Server {
     /// Dropped halfway, the connection and all its streams are reset.
     ///
     /// # Errors
-    /// [`ConnectionError`] when there was no stream to begin with.
+    /// [`ConnectionError`] when the peer did not get as far as a stream, misused the connection or
+    /// vanished. A peer that closes the connection, in whatever way, is none.
     pub async fn run<F>(
         self: &Rc<Self>,
         socket: TcpStream,
@@ -164,10 +200,11 @@ impl Server {
             peer: &peer,
             expires: Instant::now() + until(not_after),
             resets: Rc::default(),
+            cut: Cut::default(),
             streams: JoinSet::new(),
         };
         let _counted = self.metrics.connection(End::Server);
-        connection.run(http2, drain, serve).await;
+        connection.run(http2, drain, serve).await?;
         Ok(peer.id().clone())
     }
 
@@ -246,7 +283,31 @@ struct Serving<'a> {
     peer: &'a VerifiedPeer,
     expires: Instant,
     resets: Rc<Cell<u32>>,
+    cut: Cut,
     streams: JoinSet<()>,
+}
+
+/// Why a connection takes no more streams.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    /// The agent is stopping.
+    Drain,
+    /// Nobody uses it.
+    Quiet,
+    /// A certificate has ended.
+    Expired,
+    /// The peer resets too much.
+    Resets,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// The peer closed it, or it broke, or we closed it while no stream was on it.
+    Closed,
+    /// The time to drain ran out.
+    Drained,
+    /// By a fault of the peer.
+    Failed(ConnectionError),
 }
 
 impl Serving<'_> {
@@ -255,76 +316,17 @@ impl Serving<'_> {
         mut http2: Http2,
         drain: &CancellationToken,
         serve: impl Fn(Incoming) -> F,
-    ) where
+    ) -> Result<(), ConnectionError>
+    where
         F: Future<Output = ()> + 'static,
     {
-        let limits = self.limits;
-        let Some(mut pings) = http2.ping_pong() else { return };
-        let mut next_ping = Instant::now() + limits.ping_interval;
-        let mut waiting_for_pong = false;
-        let mut quiet_until = Instant::now() + limits.first_request;
-        let mut closing: Option<Instant> = None;
-        loop {
-            let idle = self.streams.is_empty();
-            let end = closing.unwrap_or(self.expires);
-            tokio::select! {
-                // A request that is there is served before a deadline that came with it.
-                biased;
-                request = http2.accept() => match request {
-                    Some(Ok((request, respond))) => {
-                        let incoming = Incoming {
-                            peer: self.peer.id().clone(),
-                            request,
-                            respond,
-                            resets: Rc::clone(&self.resets),
-                        };
-                        self.streams.spawn_local(serve(incoming));
-                    }
-                    Some(Err(_)) | None => break,
-                },
-                Some(ended) = self.streams.join_next() => {
-                    report(ended);
-                    quiet_until = Instant::now() + limits.idle;
-                    if self.resets.get() > limits.early_resets {
-                        tracing::warn!(peer = %self.peer.id(), "peer resets streams faster than they are served; connection ended");
-                        http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-                        closing.get_or_insert(Instant::now());
-                    }
-                }
-                pong = std::future::poll_fn(|cx| pings.poll_pong(cx)), if waiting_for_pong => {
-                    if pong.is_err() {
-                        return;
-                    }
-                    waiting_for_pong = false;
-                    next_ping = Instant::now() + limits.ping_interval;
-                }
-                () = sleep_until(next_ping) => {
-                    // Either it is time to ask, or the answer has not come in time.
-                    if waiting_for_pong || pings.send_ping(h2::Ping::opaque()).is_err() {
-                        return;
-                    }
-                    waiting_for_pong = true;
-                    next_ping = Instant::now() + limits.ping_timeout;
-                }
-                () = drain.cancelled(), if closing.is_none() => {
-                    http2.graceful_shutdown();
-                    closing = Some(Instant::now() + limits.drain);
-                }
-                () = sleep_until(quiet_until), if idle && closing.is_none() => {
-                    // A stream that crosses this on its way may still run to its end.
-                    http2.graceful_shutdown();
-                    closing = Some(Instant::now() + FOREVER);
-                }
-                () = sleep_until(end) => {
-                    if closing.is_some() {
-                        return;
-                    }
-                    // A certificate has ended: no new streams, those that run may go on.
-                    http2.graceful_shutdown();
-                    closing = Some(Instant::now() + FOREVER);
-                }
-            }
-        }
+        let ended = self.until_end(&mut http2, drain, serve).await;
+        let known = match &ended {
+            Ended::Drained => StreamError::Draining,
+            Ended::Failed(ConnectionError::PeerGone) => StreamError::PeerGone,
+            Ended::Closed | Ended::Failed(_) => StreamError::PeerReset,
+        };
+        let _ = self.cut.0.set(known); // set here only, once
         // The connection has ended. Streams that were cut find out by themselves; those that had
         // ended in order may still have bytes for an application that reads slowly.
         drop(http2);
@@ -333,12 +335,124 @@ impl Serving<'_> {
                 report(ended);
             }
         };
+        let time_left = match ended {
+            Ended::Drained => STREAMS_END,
+            Ended::Closed | Ended::Failed(_) => self.limits.drain,
+        };
         let cut = async {
             drain.cancelled().await;
-            tokio::time::sleep(limits.drain).await;
+            tokio::time::sleep(time_left).await;
         };
         futures_util::future::select(std::pin::pin!(rest), std::pin::pin!(cut)).await;
+        match ended {
+            Ended::Closed | Ended::Drained => Ok(()),
+            Ended::Failed(error) => Err(error),
+        }
     }
+
+    async fn until_end<F>(
+        &mut self,
+        http2: &mut Http2,
+        drain: &CancellationToken,
+        serve: impl Fn(Incoming) -> F,
+    ) -> Ended
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let limits = self.limits;
+        let Some(mut pings) = http2.ping_pong() else { return Ended::Closed };
+        let mut next_ping = Instant::now() + limits.ping_interval;
+        let mut waiting_for_pong = false;
+        let mut quiet_until = Instant::now() + limits.first_request;
+        let mut closing: Option<(Instant, Closing)> = None;
+        loop {
+            let idle = self.streams.is_empty();
+            let end = closing.map_or(self.expires, |(end, _)| end);
+            tokio::select! {
+                // A request that is there is served before a deadline that came with it.
+                biased;
+                request = http2.accept() => match request {
+                    Some(Ok((request, respond))) => {
+                        let incoming = self.incoming(request, respond);
+                        self.streams.spawn_local(serve(incoming));
+                    }
+                    Some(Err(error)) => return self.failed(error, closing),
+                    None => return Ended::Closed,
+                },
+                Some(ended) = self.streams.join_next() => {
+                    report(ended);
+                    quiet_until = Instant::now() + limits.idle;
+                    if self.resets.get() > limits.early_resets && !is_resets(closing) {
+                        http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                        closing = Some((Instant::now() + FAREWELL, Closing::Resets));
+                    }
+                }
+                pong = std::future::poll_fn(|cx| pings.poll_pong(cx)), if waiting_for_pong => {
+                    if pong.is_err() {
+                        return Ended::Closed;
+                    }
+                    waiting_for_pong = false;
+                    next_ping = Instant::now() + limits.ping_interval;
+                }
+                () = sleep_until(next_ping) => {
+                    // Either it is time to ask, or the answer has not come in time.
+                    if waiting_for_pong {
+                        return Ended::Failed(ConnectionError::PeerGone);
+                    }
+                    if pings.send_ping(h2::Ping::opaque()).is_err() {
+                        return Ended::Closed;
+                    }
+                    waiting_for_pong = true;
+                    next_ping = Instant::now() + limits.ping_timeout;
+                }
+                () = drain.cancelled(), if matches!(closing, None | Some((_, Closing::Quiet | Closing::Expired))) => {
+                    http2.graceful_shutdown();
+                    closing = Some((Instant::now() + limits.drain, Closing::Drain));
+                }
+                () = sleep_until(quiet_until), if idle && closing.is_none() => {
+                    // A stream that crosses this on its way may still run to its end.
+                    http2.graceful_shutdown();
+                    closing = Some((Instant::now() + FOREVER, Closing::Quiet));
+                }
+                () = sleep_until(end) => match closing {
+                    Some((_, Closing::Drain)) => return Ended::Drained,
+                    Some((_, Closing::Resets)) => return Ended::Failed(too_many_resets()),
+                    Some((_, Closing::Quiet | Closing::Expired)) => return Ended::Closed,
+                    None => {
+                        // A certificate has ended: no new streams, those that run may go on.
+                        http2.graceful_shutdown();
+                        closing = Some((Instant::now() + FOREVER, Closing::Expired));
+                    }
+                },
+            }
+        }
+    }
+
+    fn incoming(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Incoming {
+        let (peer, resets) = (self.peer.id().clone(), Rc::clone(&self.resets));
+        Incoming { peer, request, respond, resets, cut: self.cut.clone() }
+    }
+
+    /// What an error of the connection means: a fault that our side found in the peer counts, the
+    /// socket's end or the peer's own farewell does not.
+    fn failed(&self, error: h2::Error, closing: Option<(Instant, Closing)>) -> Ended {
+        if is_resets(closing) {
+            return Ended::Failed(too_many_resets());
+        }
+        if error.is_library() {
+            return Ended::Failed(ConnectionError::Misuse(error));
+        }
+        tracing::debug!(peer = %self.peer.id(), %error, "HBONE connection broke");
+        Ended::Closed
+    }
+}
+
+fn is_resets(closing: Option<(Instant, Closing)>) -> bool {
+    matches!(closing, Some((_, Closing::Resets)))
+}
+
+fn too_many_resets() -> ConnectionError {
+    ConnectionError::Limit { limit: "earlyResets" }
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {
