@@ -122,9 +122,9 @@ impl Builder {
     /// The machine lacks something, or a part does not come up.
     pub fn start(self) -> Result<Lab> {
         if self.culvert.is_some() {
-            guard::machine()?
+            guard::machine()?;
         } else {
-            guard::check()?
+            guard::check()?;
         }
         sweep::stale();
         let id = self.id.clone().unwrap_or_else(own_id);
