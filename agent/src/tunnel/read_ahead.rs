@@ -2,29 +2,41 @@
 //!
 //! rustls asks its transport for a few kilobytes at a time: about fourteen reads for each write of
 //! the other end. A buffer below it turns them into one system call and cheap copies.
+//!
+//! Most polls find nothing to read, so the buffer must cost nothing then: it is one of the worker's
+//! own, never zeroed, and a connection takes its part off it only once there are bytes.
 
 use std::{
+    cell::RefCell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 /// Bytes read at a time: four records of TLS (RFC 8446 section 5.1) with room for their frames.
 const CHUNK: usize = 68 << 10;
+/// Reads shorter than this are copied out of the shared buffer, so that a few bytes of half a
+/// record do not keep the whole buffer alive.
+const SMALL: usize = 16 << 10;
 
-/// A transport whose reads are made in large pieces. The buffer is there only while it holds
-/// something: an idle connection keeps none.
+thread_local! {
+    /// One buffer for all connections of the worker.
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// A transport whose reads are made in large pieces. An idle connection keeps no buffer.
 pub(super) struct ReadAhead<IO> {
     inner: IO,
-    buffer: Vec<u8>,
-    start: usize,
+    held: Bytes,
 }
 
 impl<IO> ReadAhead<IO> {
     pub(super) fn new(inner: IO) -> Self {
-        Self { inner, buffer: Vec::new(), start: 0 }
+        Self { inner, held: Bytes::new() }
     }
 }
 
@@ -35,45 +47,38 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.start == this.buffer.len() {
+        if this.held.is_empty() {
             if out.remaining() >= CHUNK {
                 return Pin::new(&mut this.inner).poll_read(cx, out);
             }
-            match ready!(this.fill(cx)) {
-                Ok(0) => return Poll::Ready(Ok(())),
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+            this.held = ready!(this.fill(cx))?;
         }
-        let held = &this.buffer[this.start..];
-        let taken = held.len().min(out.remaining());
-        out.put_slice(&held[..taken]);
-        this.start += taken;
+        let taken = this.held.len().min(out.remaining());
+        out.put_slice(&this.held[..taken]);
+        this.held.advance(taken);
+        if this.held.is_empty() {
+            // Also an empty part would keep the shared buffer from being used again.
+            this.held = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl<IO: AsyncRead + Unpin> ReadAhead<IO> {
-    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.start = 0;
-        self.buffer.resize(CHUNK, 0);
-        let mut space = ReadBuf::new(&mut self.buffer);
-        let read = Pin::new(&mut self.inner).poll_read(cx, &mut space);
-        let length = space.filled().len();
-        match read {
-            Poll::Ready(Ok(())) => {
-                self.buffer.truncate(length);
-                Poll::Ready(Ok(length))
-            }
-            Poll::Ready(Err(error)) => {
-                self.buffer = Vec::new();
-                Poll::Ready(Err(error))
-            }
-            Poll::Pending => {
-                self.buffer = Vec::new();
-                Poll::Pending
-            }
-        }
+    /// The next bytes; none at the end.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.reserve(CHUNK);
+            let inner = Pin::new(&mut self.inner);
+            let length = ready!(poll_read_buf(inner, cx, &mut scratch.limit(CHUNK)))?;
+            Poll::Ready(Ok(if length < SMALL {
+                let bytes = Bytes::copy_from_slice(scratch);
+                scratch.clear();
+                bytes
+            } else {
+                scratch.split().freeze()
+            }))
+        })
     }
 }
 
