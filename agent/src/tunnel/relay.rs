@@ -203,24 +203,34 @@ pub async fn failure(socket: &TcpStream) {
 async fn read(socket: &TcpStream) -> io::Result<Option<Bytes>> {
     loop {
         socket.readable().await?;
-        let read = SCRATCH.with_borrow_mut(|scratch| {
-            scratch.reserve(CHUNK);
-            let length = socket.try_read_buf(&mut scratch.limit(CHUNK))?;
-            Ok(if length < SMALL {
-                let bytes = Bytes::copy_from_slice(scratch);
-                scratch.clear();
-                bytes
-            } else {
-                scratch.split().freeze()
-            })
+        let mut taken = None;
+        let emptied = socket.try_io(Interest::READABLE, || {
+            let bytes = SCRATCH.with_borrow_mut(|scratch| take(socket, scratch))?;
+            let all = bytes.len() < CHUNK;
+            taken = Some(bytes);
+            // A read that came back short has emptied the socket. Said now, the next round waits
+            // for news instead of asking the kernel once more; what arrives meanwhile is news.
+            if all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
-        match read {
-            Ok(bytes) if bytes.is_empty() => return Ok(None),
-            Ok(bytes) => return Ok(Some(bytes)),
-            Err(error) if would_block(&error) => {}
-            Err(error) => return Err(error),
+        match (taken, emptied) {
+            (Some(bytes), _) => return Ok((!bytes.is_empty()).then_some(bytes)),
+            (None, Err(error)) if !would_block(&error) => return Err(error),
+            (None, _) => {}
         }
     }
+}
+
+/// Reads once.
+fn take(socket: &TcpStream, scratch: &mut BytesMut) -> io::Result<Bytes> {
+    scratch.reserve(CHUNK);
+    let length = socket.try_read_buf(&mut scratch.limit(CHUNK))?;
+    Ok(if length < SMALL {
+        let bytes = Bytes::copy_from_slice(scratch);
+        scratch.clear();
+        bytes
+    } else {
+        scratch.split().freeze()
+    })
 }
 
 async fn write(socket: &TcpStream, mut bytes: Bytes) -> io::Result<()> {
