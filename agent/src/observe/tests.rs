@@ -278,6 +278,9 @@ async fn readiness_follows_the_agents_state() {
     assert!(answer.ends_with("not ready: no certificate yet\n"), "{answer}");
     state.send(Readiness::Ready).unwrap();
     assert!(ask(address, "GET /healthz/ready").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    // Of another program: agents that hand over share the port.
+    let other = std::net::TcpListener::bind(any).unwrap();
+    let address = other.local_addr().unwrap();
     let taken = Server::bind(address, Routes::Metrics(Metrics::new().unwrap())).await;
     let error = taken.err().expect("the address is taken").to_string();
     assert!(error.ends_with("free the port or set `observe.metrics`"), "{error}");
