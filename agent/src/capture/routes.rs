@@ -4,8 +4,8 @@
 //! application's accepted socket (`tcp_fwmark_accept`, which serves IPv6 as well) and sends the
 //! answers to table 100, where everything is local. Answers that no socket gives, the reset of a
 //! port where nobody listens, take the mark of what they answer (`fwmark_reflect`); else they would
-//! leave for the client, and the delivery wait for its timeout. Nothing else is needed: no
-//! `route_localnet`, no `rp_filter` setting, no netfilter.
+//! leave for the client, and the delivery wait for its timeout. No netfilter is needed, no
+//! `route_localnet` and no `rp_filter` setting.
 
 use std::{io, net::IpAddr};
 
@@ -29,6 +29,10 @@ const FWMARK_ACCEPT: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
 /// Where it lets answers without a socket take over the mark of what they answer.
 const FWMARK_REFLECT: [&str; 2] =
     ["/proc/sys/net/ipv4/fwmark_reflect", "/proc/sys/net/ipv6/fwmark_reflect"];
+/// Where it lets a connection take a port that waits in `TIME_WAIT` (RFC 6191). All steered
+/// connections of a pod have one far end, so a port that waits is missing for every destination:
+/// at five hundred connections a second the default range would be used up.
+const TW_REUSE: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 /// Index of `lo`: the first interface of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 /// Before the main table, after the local one.
@@ -95,6 +99,7 @@ impl Routes {
         let set = |file: &'static str| {
             netns.run(|| std::fs::write(file, "1")).and_then(|written| written)
         };
+        set(TW_REUSE).map_err(|error| ("setting tcp_tw_reuse", error))?;
         set(FWMARK_ACCEPT).map_err(|error| ("setting tcp_fwmark_accept", error))?;
         for (_, file) in [v4, v6].into_iter().zip(FWMARK_REFLECT).filter(|(wanted, _)| *wanted) {
             set(file).map_err(|error| ("setting fwmark_reflect", error))?;
