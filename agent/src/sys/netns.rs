@@ -1,6 +1,7 @@
 //! Network namespaces: opened once, entered for the length of a closure.
 
 use std::{
+    cell::OnceCell,
     fs::File,
     io,
     os::{
@@ -8,6 +9,7 @@ use std::{
         unix::fs::MetadataExt as _,
     },
     path::Path,
+    rc::Rc,
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -65,14 +67,15 @@ impl Netns {
     }
 
     /// Runs `work` with the calling thread inside the namespace. Sockets made by it stay there.
-    /// `work` must not block for long and must not await: the whole thread is away meanwhile.
+    /// `work` must not block for long, must not await (the whole thread is away meanwhile) and must
+    /// not enter a further namespace: from there it would go home, not back here.
     ///
     /// # Errors
     /// The namespace could not be entered (no `CAP_SYS_ADMIN`).
     ///
     /// Ends the process if the thread cannot return: it would otherwise work for the wrong pod.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        let home = Home(File::open("/proc/thread-self/ns/net")?);
+        let home = Home::of_this_thread()?;
         enter(self.file.as_fd())?;
         let done = work();
         drop(home);
@@ -86,8 +89,26 @@ impl AsFd for Netns {
     }
 }
 
+thread_local! {
+    /// The namespace that this thread was started in; opened once, for a delivery enters another.
+    static HOME: OnceCell<Rc<File>> = const { OnceCell::new() };
+}
+
 /// Brings the thread home, also when the work panics.
-struct Home(File);
+struct Home(Rc<File>);
+
+impl Home {
+    /// To be made at home: the first call of a thread notes where that is.
+    fn of_this_thread() -> io::Result<Self> {
+        HOME.with(|home| {
+            if let Some(home) = home.get() {
+                return Ok(Self(Rc::clone(home)));
+            }
+            let opened = Rc::new(File::open("/proc/thread-self/ns/net")?);
+            Ok(Self(Rc::clone(home.get_or_init(|| opened))))
+        })
+    }
+}
 
 impl Drop for Home {
     fn drop(&mut self) {
