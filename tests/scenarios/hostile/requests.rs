@@ -54,7 +54,7 @@ fn another_pod_of_the_node_is_refused() {
             let answer = peer.answer(stream, SOON)?;
             ensure!(answer == Answer::Status(400), "{to} was answered with {answer:?}");
         }
-        stage.counted("wrong_destination", 2, "no address of default/b1")?;
+        stage.counted("wrong_destination", 2, "not the address of default/b1")?;
         ensure!(server.stdout().lines().count() == 1, "b2 was reached: {}", server.stdout());
         drop(peer);
         stage.unharmed()
@@ -63,7 +63,7 @@ fn another_pod_of_the_node_is_refused() {
 
 #[test]
 fn another_node_and_its_pods_are_refused() {
-    bad("wrong_destination", "no address of default/b1", |stage| {
+    bad("wrong_destination", "not the address of default/b1", |stage| {
         let lab = &stage.lab;
         let (first, second) =
             (lab.node(culvert_tests::NodeId::Node1), lab.node(culvert_tests::NodeId::Node2));
@@ -80,7 +80,7 @@ fn another_node_and_its_pods_are_refused() {
 
 #[test]
 fn loopback_in_any_spelling_is_refused() {
-    bad("wrong_destination", "no address of default/b1", |_| {
+    bad("wrong_destination", "not the address of default/b1", |_| {
         Ok([
             "127.0.0.1:80",
             "127.1.2.3:80",
@@ -107,7 +107,7 @@ fn shortened_loopback_is_refused() {
 
 #[test]
 fn link_local_and_multicast_are_refused() {
-    bad("wrong_destination", "no address of default/b1", |_| {
+    bad("wrong_destination", "not the address of default/b1", |_| {
         Ok([
             "169.254.169.254:80",
             "[fe80::1]:80",
@@ -122,7 +122,7 @@ fn link_local_and_multicast_are_refused() {
 
 #[test]
 fn mapped_address_of_another_pod_is_refused() {
-    bad("wrong_destination", "no address of default/b1", |stage| {
+    bad("wrong_destination", "not the address of default/b1", |stage| {
         let [a, b, c, d] = stage.lab.pod("b2").v4().octets();
         Ok(vec![
             format!("[::ffff:{a}.{b}.{c}.{d}]:80"),
@@ -137,12 +137,14 @@ fn mapped_address_of_another_pod_is_refused() {
 fn own_ports_are_refused() {
     bad("illegal_port", "a port of the mesh itself", |stage| {
         let pod = stage.lab.pod("b1");
-        let ports = [15001, 15006, 15008];
-        Ok(ports
-            .iter()
-            .flat_map(|&port| [pod.at(port), pod.at6(port)])
-            .map(|at| at.to_string())
-            .collect())
+        Ok([15001, 15006, 15008].iter().map(|&port| pod.at(port).to_string()).collect())
+    });
+}
+
+#[test]
+fn address_of_the_same_pod_that_the_connection_did_not_come_to_is_refused() {
+    bad("wrong_destination", "not the address of default/b1", |stage| {
+        Ok(vec![stage.lab.pod("b1").at6(80).to_string()])
     });
 }
 
