@@ -155,6 +155,11 @@ fn crash_of_an_agent_is_a_reset_at_both_ends() {
                 let upload = ["transfer", "--to", &pod.at6(81).to_string(), "--bytes", ENDLESS];
                 clients.push((to, from.app(&[&upload[..], &["--expect", "0"]].concat())?));
             }
+            // Each server has its connection, else one would wait for an end that cannot come.
+            until("all flows to be open", SOON, || {
+                let open = lab.metrics(crashed).ok()?.sum("culvert_flow_open", &[]);
+                (open > 7.5).then_some(())
+            })?;
             for name in ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"] {
                 under_way(&lab, crashed, name)?;
             }
