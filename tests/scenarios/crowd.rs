@@ -38,11 +38,12 @@ fn ports_that_wait_in_time_wait_are_used_again() {
         let b1 = lab.pod("b1");
         let _server = b1.server(&["echo", "--listen", "[::]:80"])?;
         let a1 = lab.pod("a1");
-        // Far fewer ports than connections, which all end on the client's side.
-        a1.netns().sysctl("net/ipv4/ip_local_port_range", "40000 42047")?;
+        // Fewer ports than connections, which all end on the client's side; more than are made in
+        // the second that a port must wait.
+        a1.netns().sysctl("net/ipv4/ip_local_port_range", "40000 45999")?;
         let to = b1.at(80).to_string();
-        let said = a1.run_app(&["short", "--to", &to, "--count", "6000"], CROWD)?.json()?;
-        ensure!(said["ok"] == 6000 && said["failed"] == 0, "{said}");
+        let said = a1.run_app(&["short", "--to", &to, "--count", "10000"], CROWD)?.json()?;
+        ensure!(said["ok"] == 10_000 && said["failed"] == 0, "{said}");
         Ok(())
     });
 }
