@@ -40,7 +40,7 @@ use ipnet::IpNet;
 
 use crate::{
     sys::netns::Netns,
-    workload::{Snapshot, Workload, WorkloadKey},
+    workload::{Snapshot, WorkloadKey},
 };
 
 use self::{
@@ -115,13 +115,9 @@ impl Capture {
         destinations::update(&mut self.pods, &self.settings.ranges, snapshot)
     }
 
-    /// Which workloads are enrolled now.
-    pub fn enrolled(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.held.values().map(|held| held.pod.workload())
-    }
-
     /// Removes what an earlier agent left of pods that are not enrolled now: table entries, links,
-    /// and the links of namespaces that are gone. To be called once the first workloads are in.
+    /// and the links of namespaces that are gone. To be called once all that should be in are: until
+    /// then those remains keep a workload refused.
     ///
     /// # Errors
     /// The kernel refused to list a table.

@@ -11,7 +11,6 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd},
 };
 
 use culvert_common::maps::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
@@ -57,12 +56,6 @@ pub struct Listener {
     pub worker: u16,
     /// The socket, non-blocking.
     pub socket: std::net::TcpListener,
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
 }
 
 /// Makes all listeners of a pod: for each kind, address and worker one.
