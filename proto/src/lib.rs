@@ -5,6 +5,20 @@
 //! for making the code anew.
 #![forbid(unsafe_code)]
 
+/// Culvert's own interfaces.
+pub mod culvert {
+    /// Trust bundles and JWT-SVIDs: `culvert.ca.v1.Authority`.
+    #[expect(
+        clippy::pedantic,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "made by tonic-prost-build; the messages are documented in proto/proto"
+    )]
+    pub mod ca {
+        include!("generated/culvert.ca.v1.rs");
+    }
+}
+
 /// Interfaces of Istio.
 pub mod istio {
     /// The certificate API of Istio's CA: `istio.v1.auth.IstioCertificateService`.
