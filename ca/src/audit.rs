@@ -1,7 +1,13 @@
 //! One line a decision: who asked for what, what was decided, and by which rule.
 
+use std::net::SocketAddr;
+
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tracing::{error, info};
+
+use crate::attest::Caller;
 
 /// The rule by which a request was refused. The caller is told none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -9,7 +15,7 @@ use tracing::{error, info};
 pub enum Rule {
     /// More calls at a time than are served.
     Busy,
-    /// No authorization header.
+    /// No authorization header, and no certificate either.
     NoToken,
     /// More than one authorization header.
     ManyTokens,
@@ -21,6 +27,8 @@ pub enum Rule {
     TokenAudience,
     /// The token's time is over.
     TokenExpired,
+    /// The certificate of the connection is not a still valid SVID of this authority.
+    CertificateInvalid,
     /// No identity was asked for, and a node has none of its own.
     NoIdentity,
     /// The identity asked for is not one text in the form of a SPIFFE ID.
@@ -31,6 +39,10 @@ pub enum Rule {
     ReservedIdentity,
     /// No enrolled workload of this identity runs on the caller's node.
     NotOnNode,
+    /// The caller may have its own identity only, and asked for another.
+    NotOwnIdentity,
+    /// No enrolled workload has the identity any more, so its certificate is not renewed.
+    NotPlaced,
     /// The signing request is over its bound.
     RequestTooLarge,
     /// The signing request is not one PEM block.
@@ -60,11 +72,14 @@ impl Rule {
             Self::TokenSignature => "token_signature",
             Self::TokenAudience => "token_audience",
             Self::TokenExpired => "token_expired",
+            Self::CertificateInvalid => "certificate_invalid",
             Self::NoIdentity => "no_identity",
             Self::MalformedIdentity => "malformed_identity",
             Self::ForeignTrustDomain => "foreign_trust_domain",
             Self::ReservedIdentity => "reserved_identity",
             Self::NotOnNode => "not_on_node",
+            Self::NotOwnIdentity => "not_own_identity",
+            Self::NotPlaced => "not_placed",
             Self::RequestTooLarge => "request_too_large",
             Self::RequestMalformed => "request_malformed",
             Self::RequestSignature => "request_signature",
@@ -90,6 +105,9 @@ pub struct Record {
     /// Address of the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// By what the caller proved itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<&'static str>,
     /// Node of the caller, once it was proved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -108,8 +126,36 @@ pub struct Record {
 }
 
 impl Record {
+    /// Begins the record of a call from `peer`.
+    pub fn begin(peer: Option<SocketAddr>, now: OffsetDateTime) -> Self {
+        Self {
+            time: now.format(&Rfc3339).unwrap_or_default(),
+            peer: peer.map(|peer| peer.to_string()),
+            ..Self::default()
+        }
+    }
+
+    /// Notes who called, once that is proved.
+    pub fn called_by(&mut self, caller: &Caller) {
+        self.caller = Some(caller.kind());
+        self.node = caller.node().map(ToOwned::to_owned);
+    }
+
+    /// Ends the record of a call that was granted, and writes it.
+    pub fn issued(mut self) {
+        self.decision = "issued";
+        self.write();
+    }
+
+    /// Ends the record of a call that was refused, and writes it.
+    pub fn refused(mut self, rule: Rule) {
+        self.decision = "refused";
+        self.rule = Some(rule);
+        self.write();
+    }
+
     /// Writes the line: JSON, to the tracing target `audit`. JSON escapes control characters.
-    pub fn write(&self) {
+    fn write(&self) {
         match serde_json::to_string(self) {
             Ok(line) => info!(target: "audit", "{line}"),
             // Cannot be: the record holds texts and numbers only. Yet no decision goes unseen.

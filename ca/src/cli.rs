@@ -18,13 +18,13 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::attest::NodeTokens;
 use crate::authority::{Authority, Lifetimes};
 use crate::directory::{Directory, write_secret};
 use crate::duration;
 use crate::placement::PlacementFile;
 use crate::profile::ServerName;
 use crate::server::{self, Parts};
-use crate::token::NodeTokens;
 
 /// The certificate authority.
 #[derive(Debug, Subcommand)]

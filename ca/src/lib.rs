@@ -13,6 +13,7 @@
 //! SVIDs and is sent with them. Routine turnover so touches no node's trust bundle.
 #![forbid(unsafe_code)]
 
+pub mod attest;
 pub mod audit;
 pub mod authority;
 pub mod cli;
@@ -24,4 +25,3 @@ pub mod profile;
 pub mod request;
 pub mod server;
 pub mod service;
-pub mod token;

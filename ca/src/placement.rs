@@ -68,6 +68,11 @@ impl Placement {
         self.nodes.get(node).is_some_and(|ids| ids.contains(id))
     }
 
+    /// Whether an enrolled workload with this identity runs on any node.
+    pub fn runs_anywhere(&self, id: &SpiffeId) -> bool {
+        self.nodes.values().any(|ids| ids.contains(id))
+    }
+
     fn parse(path: &Path, text: &str, trust_domain: &TrustDomain) -> Result<Self, PlacementError> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| PlacementError::Yaml {
             path: path.to_owned(),
@@ -212,6 +217,8 @@ workloads:
         assert!(!placement.runs_on("node1", &id("off")), "not enrolled");
         assert!(!placement.runs_on("node1", &id("db")), "on another node");
         assert!(!placement.runs_on("node3", &id("web")), "no such node");
+        assert!(placement.runs_anywhere(&id("db")));
+        assert!(!placement.runs_anywhere(&id("off")), "not enrolled");
     }
 
     #[test]

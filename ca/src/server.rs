@@ -17,18 +17,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::attest::Authenticator;
 use crate::authority::{Authority, AuthorityError, Lifetimes};
 use crate::metrics::CaMetrics;
 use crate::placement::PlacementFile;
 use crate::profile::ServerName;
 use crate::service::Service;
-use crate::token::Authenticator;
+use crate::service::admit::Admission;
 
 mod accept;
 mod certificate;
 mod exposition;
 
-pub(crate) use accept::PeerAddress;
+pub(crate) use accept::Peer;
 use certificate::ServerCertificate;
 
 /// Longest message read.
@@ -114,7 +115,8 @@ pub async fn serve<A: Authenticator>(
         tasks.spawn(exposition::run(listener, registry, cancel.clone()));
     }
 
-    let service = Service::new(authority, placement, authenticator, lifetimes, collectors);
+    let admission = Arc::new(Admission::new(authority.clone(), placement, authenticator));
+    let service = Service::new(authority, admission, lifetimes, collectors);
     let service =
         IstioCertificateServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let server = tonic::transport::Server::builder()

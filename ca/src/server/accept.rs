@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -26,14 +27,30 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a failure of `accept` itself (no descriptors left), which would else loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Address of the caller, put into each request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PeerAddress(pub(crate) SocketAddr);
+/// The other end of a connection, put into each request. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    address: SocketAddr,
+    chain: Option<Arc<[CertificateDer<'static>]>>,
+}
+
+impl Peer {
+    /// Where it calls from.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The certificates that it presented, leaf first. TLS has proved that it holds the leaf's key
+    /// and nothing else.
+    pub(crate) fn chain(&self) -> Option<&[CertificateDer<'static>]> {
+        self.chain.as_deref()
+    }
+}
 
 /// A connection whose handshake is over. Holds its place until it is dropped.
 pub(super) struct Connection {
     tls: TlsStream<TcpStream>,
-    peer: PeerAddress,
+    peer: Peer,
     _place: OwnedSemaphorePermit,
 }
 
@@ -56,7 +73,7 @@ pub(super) async fn run(
         }
         match next {
             Ok((tcp, peer, place)) => {
-                let handshake = shake(acceptor.clone(), tcp, PeerAddress(peer), place);
+                let handshake = shake(acceptor.clone(), tcp, peer, place);
                 let accepted = accepted.clone();
                 handshakes.spawn(async move {
                     if let Some(connection) = handshake.await {
@@ -86,19 +103,24 @@ async fn next(
 async fn shake(
     acceptor: TlsAcceptor,
     tcp: TcpStream,
-    peer: PeerAddress,
+    peer: SocketAddr,
     place: OwnedSemaphorePermit,
 ) -> Option<Connection> {
     // A failure costs some latency, no correctness.
     let _ = tcp.set_nodelay(true);
     match timeout(HANDSHAKE_DEADLINE, acceptor.accept(tcp)).await {
-        Ok(Ok(tls)) => Some(Connection { tls, peer, _place: place }),
+        Ok(Ok(tls)) => {
+            let chain = tls.get_ref().1.peer_certificates();
+            let chain = chain.map(|chain| chain.iter().cloned().map(CertificateDer::into_owned));
+            let peer = Peer { address: peer, chain: chain.map(Iterator::collect) };
+            Some(Connection { tls, peer, _place: place })
+        }
         Ok(Err(error)) => {
-            debug!(peer = %peer.0, %error, "TLS handshake failed");
+            debug!(%peer, %error, "TLS handshake failed");
             None
         }
         Err(_) => {
-            debug!(peer = %peer.0, "TLS handshake took too long");
+            debug!(%peer, "TLS handshake took too long");
             None
         }
     }
@@ -111,10 +133,10 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = PeerAddress;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> PeerAddress {
-        self.peer
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 

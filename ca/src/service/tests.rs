@@ -21,10 +21,11 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
+use crate::attest::NodeTokens;
 use crate::authority::unix;
 use crate::directory::Directory;
+use crate::placement::PlacementFile;
 use crate::server::{self, Parts};
-use crate::token::NodeTokens;
 
 const WORKLOADS: &str = "
 workloads:

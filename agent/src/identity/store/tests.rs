@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use culvert_ca::attest::NodeTokens;
 use culvert_ca::authority::{Authority, Lifetimes, ROOT_CERTIFICATES_FILE};
 use culvert_ca::directory::Directory;
 use culvert_ca::placement::PlacementFile;
 use culvert_ca::server::{self, Parts};
-use culvert_ca::token::NodeTokens;
 use time::OffsetDateTime;
 use tokio::io::duplex;
 use tokio::net::TcpListener;

@@ -1,6 +1,5 @@
-//! How a node proves itself: a token signed by a key that stays in the authority's directory.
-//!
-//! The authenticator is a trait because Kubernetes' TokenReview will stand in the same place.
+//! How a node proves itself without Kubernetes: a token signed by a key that stays in the
+//! authority's directory.
 
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use super::{AuthenticationError, Authenticator, Caller};
 use crate::directory::{Directory, DirectoryError, Visibility};
 
 /// Audience of node tokens: a token made for anything else is refused.
@@ -21,40 +21,6 @@ const KEY_FILE: &str = "node-token-key.pem";
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Longest node name, as Kubernetes has it (a DNS-1123 subdomain).
 const MAX_NODE_BYTES: usize = 253;
-
-/// Who calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The node it runs on.
-    pub node: String,
-}
-
-/// Why a caller is nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthenticationError {
-    /// Not a token at all.
-    #[error("token is malformed")]
-    Malformed,
-    /// Signed by another key, or with another algorithm.
-    #[error("signature of the token does not hold")]
-    Signature,
-    /// Made for something else.
-    #[error("token is for another audience")]
-    Audience,
-    /// Its time is over.
-    #[error("token has expired")]
-    Expired,
-}
-
-/// Tells who holds a bearer token.
-pub trait Authenticator: Send + Sync + 'static {
-    /// Answers within the deadline of a call, or is dropped; must be cancel safe.
-    fn authenticate(
-        &self,
-        bearer: &str,
-        now: OffsetDateTime,
-    ) -> impl Future<Output = Result<Caller, AuthenticationError>> + Send;
-}
 
 /// Why node tokens cannot be made or checked.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +120,7 @@ impl NodeTokens {
             return Err(AuthenticationError::Expired);
         }
         let node = claims.sub.strip_prefix("node:").ok_or(AuthenticationError::Malformed)?;
-        Ok(Caller { node: node.to_owned() })
+        Ok(Caller::Node { node: node.to_owned() })
     }
 }
 
@@ -197,7 +163,7 @@ mod tests {
         let token = tokens.create("node1", DAY, NOW).unwrap();
         // As another process of the same directory would.
         let again = NodeTokens::open(&Directory::open(temp.path()).unwrap()).unwrap();
-        assert_eq!(again.check(&token, NOW), Ok(Caller { node: "node1".to_owned() }));
+        assert_eq!(again.check(&token, NOW), Ok(Caller::Node { node: "node1".to_owned() }));
         assert_eq!(again.check(&token, NOW + DAY), Err(AuthenticationError::Expired));
     }
 
