@@ -49,7 +49,7 @@ impl Lab {
         let now = OffsetDateTime::now_utc();
         let token = tokens.create("node1", Duration::from_hours(1), now).unwrap();
         std::fs::write(path.join("token"), token.as_bytes()).unwrap();
-        Authority::open(files, "td".parse().unwrap(), now).unwrap();
+        Authority::open(files, "td".parse().unwrap(), now).await.unwrap();
         let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let registry = prometheus::Registry::new();
         Self { directory, address, registry, tasks: JoinSet::new() }
@@ -64,7 +64,8 @@ impl Lab {
         let files = Directory::open(self.path()).unwrap();
         let domain: culvert_spiffe::TrustDomain = "td".parse().unwrap();
         let authenticator = NodeTokens::open(&files).unwrap();
-        let authority = Authority::open(files, domain.clone(), OffsetDateTime::now_utc()).unwrap();
+        let authority =
+            Authority::open(files, domain.clone(), OffsetDateTime::now_utc()).await.unwrap();
         let placement = PlacementFile::open(&self.path().join("workloads.yaml"), domain).unwrap();
         let most = Duration::from_hours(1);
         let parts = Parts {
@@ -212,7 +213,7 @@ async fn nobody_but_the_authority_is_believed_to_be_it() {
     let mut lab = Lab::new().await;
     let files = Directory::open(lab.path()).unwrap();
     let authority =
-        Authority::open(files, "td".parse().unwrap(), OffsetDateTime::now_utc()).unwrap();
+        Authority::open(files, "td".parse().unwrap(), OffsetDateTime::now_utc()).await.unwrap();
     let serving = lab.authority(Duration::from_secs(1)).await;
     let store = lab.store(Duration::from_hours(1)).await;
     let hold = store.hold(&id("web"));
