@@ -9,13 +9,14 @@
 //!                                  └──▶ Arc<Svid> ──▶ handshake::{accept, connect} ──▶ VerifiedPeer
 //! ```
 //!
-//! Keys are made here, one for every certificate, and never leave memory. The lifecycle of one
+//! Keys are made here, one for every certificate, and live in memory only. The lifecycle of one
 //! identity is the pure state machine in [`state`]; [`store`] is its one executor.
 
 pub mod ca_client;
 pub mod handshake;
 mod metrics;
 pub mod state;
+pub mod status;
 pub mod store;
 pub mod svid;
 #[cfg(test)]
@@ -23,5 +24,6 @@ pub(crate) mod testing;
 mod tls;
 
 pub use ca_client::{IssueError, Settings};
-pub use store::{IdentityHold, IdentityStore, IdentityTasks, StartError, SvidError};
+pub use status::{Held, IdentityStatus};
+pub use store::{Current, IdentityHold, IdentityStore, IdentityTasks, StartError, SvidError};
 pub use svid::Svid;

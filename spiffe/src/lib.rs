@@ -21,9 +21,11 @@
 #![forbid(unsafe_code)]
 
 mod bundle;
+mod facts;
 mod id;
 mod verify;
 
 pub use bundle::{BundleError, TrustBundle};
+pub use facts::{CertificateFacts, Serial};
 pub use id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use verify::{PeerRole, VerifiedPeer, VerifyError};

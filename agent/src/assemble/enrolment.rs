@@ -178,7 +178,7 @@ impl Enrolment {
         accepts_plaintext: bool,
     ) -> anyhow::Result<Option<Local>> {
         // First of all, so that the certificate is there before the first connection.
-        let identity = self.identity.hold(&workload.identity);
+        let identity = self.identity.hold(&workload.identity, workload.key());
         match self.capture.enrol(workload, accepts_plaintext).await {
             Ok(enrolled) => {
                 let live = CancellationToken::new();

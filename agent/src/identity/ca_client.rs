@@ -15,7 +15,7 @@ use prost_types::{Struct, Value, value::Kind};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::Semaphore;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -213,6 +213,11 @@ impl CaClient {
         })
     }
 
+    /// The roots believed now.
+    pub(crate) fn bundle(&self) -> Arc<TrustBundle> {
+        self.bundle.load_full()
+    }
+
     /// Asks for a certificate of `id` with a fresh key, and checks what comes back.
     pub(crate) async fn issue(&self, id: &SpiffeId, renewal: bool) -> Result<Svid, IssueError> {
         let lane = if renewal { &self.renewals } else { &self.first };
@@ -220,17 +225,11 @@ impl CaClient {
         let _permit = lane.acquire().await.ok();
         let (mut key, csr) =
             request_for(id).map_err(|source| IssueError::Request { id: id.clone(), source })?;
-        // The TLS library takes its own copy; both ours are overwritten when they go.
         let der = Zeroizing::new(key.serialize_der());
         key.zeroize();
         let answer = self.ask(id, csr).await?;
         let (chain, peer, roots) = self.check(id, &answer)?;
-        let parts = SvidParts {
-            id: id.clone(),
-            chain,
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der.as_slice())).clone_key(),
-            not_after: peer.not_after(),
-        };
+        let parts = SvidParts { id: id.clone(), chain, key: der, not_after: peer.not_after() };
         let svid =
             Svid::new(parts, self.bundle.clone(), self.provider.clone(), self.metrics.clone())
                 .map_err(|source| IssueError::Unusable { id: id.clone(), source })?;

@@ -6,10 +6,11 @@
 //! runtime.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use culvert_spiffe::{BundleError, SpiffeId};
+use culvert_spiffe::{BundleError, SpiffeId, TrustBundle};
 use rustls::pki_types::UnixTime;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ use tracing::{debug, error, info, warn};
 use super::ca_client::{CaClient, IssueError, Settings};
 use super::metrics::IdentityMetrics;
 use super::state::{Action, Draw, Event, Lease, State};
+use super::status::IdentityStatus;
 use super::svid::Svid;
 use crate::observe::Reason;
 
@@ -111,14 +113,19 @@ struct Shared {
 /// What connections see of one identity.
 struct Entry {
     id: SpiffeId,
-    references: watch::Sender<usize>,
+    /// Who holds a reference, a name each.
+    references: watch::Sender<Vec<Box<str>>>,
     current: watch::Sender<Current>,
+    /// Where its task stands, as of the last step; for those who look from outside.
+    state: Mutex<State>,
 }
 
 /// The SVID to use now, or why there is none.
-#[derive(Clone)]
-enum Current {
+#[derive(Clone, Debug)]
+pub enum Current {
+    /// This one. Its time may be over before the next is published; [`Svid::is_expired`] tells.
     Ready(Arc<Svid>),
+    /// None, and the authority's last answer if there was one.
     Absent(Option<Arc<IssueError>>),
 }
 
@@ -127,6 +134,7 @@ enum Current {
 /// Dropping the last one lets the identity linger for [`super::state::LINGER`], then wipes it.
 pub struct IdentityHold {
     entry: Arc<Entry>,
+    user: Box<str>,
 }
 
 /// Owns the tasks of an [`IdentityStore`].
@@ -160,38 +168,65 @@ impl IdentityStore {
         Ok((Self { shared: shared.clone() }, IdentityTasks { shared }))
     }
 
-    /// Takes a reference to `id`; the first one has its certificate asked for at once.
-    pub fn hold(&self, id: &SpiffeId) -> IdentityHold {
+    /// Takes a reference to `id` for `user`, a name that people are shown; the first reference has
+    /// its certificate asked for at once.
+    pub fn hold(&self, id: &SpiffeId, user: impl fmt::Display) -> IdentityHold {
+        let user: Box<str> = user.to_string().into();
         let shared = &self.shared;
         let mut entries = shared.entries.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(id) {
             // Under the map's lock, so that the entry cannot be wiped in between.
-            entry.references.send_modify(|count| *count += 1);
-            return IdentityHold { entry: entry.clone() };
+            entry.references.send_modify(|users| users.push(user.clone()));
+            return IdentityHold { entry: entry.clone(), user };
         }
+        let (state, _ask) = State::start();
         let entry = Arc::new(Entry {
             id: id.clone(),
-            references: watch::Sender::new(1),
+            references: watch::Sender::new(vec![user.clone()]),
             current: watch::Sender::new(Current::Absent(None)),
+            state: Mutex::new(state),
         });
         entries.insert(id.clone(), entry.clone());
         drop(entries);
         let mut tasks = shared.tasks();
         reap(&mut tasks);
         tasks.spawn_on(keep(shared.clone(), entry.clone()), &shared.runtime);
-        IdentityHold { entry }
+        IdentityHold { entry, user }
     }
 
     /// The SVID of a held identity, waiting at most [`SVID_WAIT`] for the first one.
     ///
     /// Callable from any tokio runtime with time. Cancel safe.
     pub async fn svid(&self, id: &SpiffeId) -> Result<Arc<Svid>, SvidError> {
-        let entry = {
-            let entries = self.shared.entries.read().unwrap_or_else(PoisonError::into_inner);
-            entries.get(id).cloned()
-        };
-        let entry = entry.ok_or_else(|| SvidError::NotHeld { id: id.clone() })?;
+        let entry = self.entry(id).ok_or_else(|| SvidError::NotHeld { id: id.clone() })?;
         entry.svid().await
+    }
+
+    /// Follows the SVID of a held identity through its renewals; none where nobody holds it.
+    ///
+    /// The sender goes when the identity is wiped, so that `changed` then ends with an error.
+    pub fn watch(&self, id: &SpiffeId) -> Option<watch::Receiver<Current>> {
+        self.entry(id).map(|entry| entry.current.subscribe())
+    }
+
+    fn entry(&self, id: &SpiffeId) -> Option<Arc<Entry>> {
+        self.shared.entries.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// What there is to be known of every identity that is held or lingers, by name.
+    pub fn identities(&self) -> Vec<IdentityStatus> {
+        let entries: Vec<_> = {
+            let entries = self.shared.entries.read().unwrap_or_else(PoisonError::into_inner);
+            entries.values().cloned().collect()
+        };
+        let mut all: Vec<_> = entries.iter().map(|entry| entry.status()).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// The roots believed now.
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        self.shared.ca.bundle()
     }
 
     /// How many identities are held or linger.
@@ -219,7 +254,11 @@ impl IdentityHold {
 
 impl Drop for IdentityHold {
     fn drop(&mut self) {
-        self.entry.references.send_modify(|count| *count -= 1);
+        self.entry.references.send_modify(|users| {
+            if let Some(at) = users.iter().position(|user| *user == self.user) {
+                users.swap_remove(at);
+            }
+        });
     }
 }
 
@@ -248,7 +287,7 @@ impl Shared {
     /// Takes the entry out, unless somebody took a reference meanwhile.
     fn wipe(&self, entry: &Entry) -> bool {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if *entry.references.borrow() > 0 {
+        if !entry.references.borrow().is_empty() {
             return false;
         }
         entries.remove(&entry.id);
@@ -307,6 +346,20 @@ impl Entry {
         });
     }
 
+    fn note(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn status(&self) -> IdentityStatus {
+        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = self.references.borrow().clone();
+        let (svid, last_error) = match &*self.current.borrow() {
+            Current::Ready(svid) => (Some(svid.clone()), None),
+            Current::Absent(error) => (None, error.clone()),
+        };
+        IdentityStatus::new(self.id.clone(), svid, last_error, state, users)
+    }
+
     fn is_ready(&self) -> bool {
         matches!(&*self.current.borrow(), Current::Ready(_))
     }
@@ -338,7 +391,7 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
             changed = references.changed() => {
                 // The sender lives in `entry`, which this task holds.
                 debug_assert!(changed.is_ok());
-                let used = *references.borrow_and_update() > 0;
+                let used = !references.borrow_and_update().is_empty();
                 match (std::mem::replace(&mut in_use, used), used) {
                     (true, false) => Event::Released,
                     (false, true) => Event::Referenced,
@@ -349,6 +402,7 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
         };
         let (next, actions) = state.step(event, SystemTime::now(), Draw(rand::random()));
         state = next;
+        entry.note(state);
         for action in actions {
             match action {
                 Action::Ask => {
@@ -404,7 +458,7 @@ fn pause_until(at: Option<SystemTime>) -> Duration {
 }
 
 /// An error with its sources, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

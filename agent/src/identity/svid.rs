@@ -3,21 +3,24 @@
 use std::fmt;
 use std::sync::Arc;
 
-use culvert_spiffe::SpiffeId;
+use culvert_spiffe::{CertificateFacts, SpiffeId};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
+use zeroize::Zeroizing;
 
 use super::metrics::IdentityMetrics;
 use super::tls::{self, InboundVerifier, OutboundVerifier, SharedBundle};
 
 /// An X509-SVID with its private key, and the TLS configurations made from both, once.
 ///
-/// The key is in memory only and cannot be taken out; `Debug` prints neither key nor chain.
+/// The key is in memory only, and overwritten when the SVID goes; `Debug` prints neither key nor
+/// chain.
 pub struct Svid {
     id: SpiffeId,
     chain: Vec<CertificateDer<'static>>,
+    private_key: Zeroizing<Vec<u8>>,
     not_after: UnixTime,
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) inbound: Arc<InboundVerifier>,
@@ -33,7 +36,8 @@ pub(crate) struct SvidParts {
     pub(crate) id: SpiffeId,
     /// Leaf first.
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) key: PrivateKeyDer<'static>,
+    /// PKCS#8, DER.
+    pub(crate) key: Zeroizing<Vec<u8>>,
     pub(crate) not_after: UnixTime,
 }
 
@@ -44,8 +48,10 @@ impl Svid {
         provider: Arc<CryptoProvider>,
         metrics: IdentityMetrics,
     ) -> Result<Self, rustls::Error> {
-        let SvidParts { id, chain, key, not_after } = parts;
-        let key = provider.key_provider.load_private_key(key)?;
+        let SvidParts { id, chain, key: private_key, not_after } = parts;
+        // By reference: the provider's own loader wants a copy that nobody would overwrite.
+        let der = PrivatePkcs8KeyDer::from(private_key.as_slice()).into();
+        let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&der)?;
         let certified = CertifiedKey::new(chain.clone(), key);
         certified.keys_match()?;
         let inbound = Arc::new(InboundVerifier::new(bundle.clone(), provider.clone()));
@@ -55,6 +61,7 @@ impl Svid {
         Ok(Self {
             id,
             chain,
+            private_key,
             not_after,
             server: Arc::new(server),
             inbound,
@@ -78,6 +85,19 @@ impl Svid {
     /// The certificates it presents, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
+    }
+
+    /// The private key, PKCS#8 in DER. For the Workload API and an operator's explicit export only:
+    /// whoever has it can be this workload until [`Svid::not_after`].
+    pub fn private_key(&self) -> &Zeroizing<Vec<u8>> {
+        &self.private_key
+    }
+
+    /// What a person is shown of its certificate; parsed anew each time.
+    ///
+    /// None for what cannot be read, which no SVID is that was checked before it was made.
+    pub fn facts(&self) -> Option<CertificateFacts> {
+        CertificateFacts::of(self.chain.first()?)
     }
 
     /// Whether its time is over.

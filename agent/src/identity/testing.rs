@@ -8,7 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::pki_types::{PrivatePkcs8KeyDer, UnixTime};
+use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 
 use super::Svid;
@@ -74,7 +74,7 @@ impl TestAuthority {
         let parts = SvidParts {
             id,
             chain: vec![leaf.der().clone()],
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            key: key.serialize_der().into(),
             not_after: UnixTime::since_unix_epoch(std::time::Duration::from_secs(
                 UnixTime::now().as_secs() + 3600,
             )),

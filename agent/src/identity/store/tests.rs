@@ -128,7 +128,11 @@ async fn issued_svids_shake_hands_and_one_entry_serves_many_pods() {
     let mut lab = Lab::new().await;
     let _authority = lab.authority(Duration::from_secs(1)).await;
     let store = lab.store(Duration::from_hours(1)).await;
-    let holds = [store.hold(&id("web")), store.hold(&id("web")), store.hold(&id("api"))];
+    let holds = [
+        store.hold(&id("web"), "default/pod"),
+        store.hold(&id("web"), "default/pod"),
+        store.hold(&id("api"), "default/pod"),
+    ];
     assert_eq!(store.len(), 2);
     let (web, api) = (store.svid(&id("web")).await.unwrap(), holds[2].svid().await.unwrap());
     assert!(Arc::ptr_eq(&web, &holds[1].svid().await.unwrap()));
@@ -154,7 +158,7 @@ async fn svid_is_renewed_before_its_end_with_a_fresh_key() {
     let mut lab = Lab::new().await;
     let _authority = lab.authority(Duration::from_secs(1)).await;
     let store = lab.store(Duration::from_secs(3)).await;
-    let hold = store.hold(&id("web"));
+    let hold = store.hold(&id("web"), "default/pod");
     let first = hold.svid().await.unwrap();
     let next =
         until(&hold, |now| matches!(now, Current::Ready(svid) if !Arc::ptr_eq(svid, &first)));
@@ -169,7 +173,7 @@ async fn svid_serves_to_its_end_while_the_authority_is_away_and_not_longer() {
     let mut lab = Lab::new().await;
     let authority = lab.authority(Duration::from_secs(1)).await;
     let store = lab.store(Duration::from_secs(3)).await;
-    let hold = store.hold(&id("web"));
+    let hold = store.hold(&id("web"), "default/pod");
     let svid = hold.svid().await.unwrap();
     authority.stop().await;
     until(&hold, |now| matches!(now, Current::Absent(_))).await;
@@ -186,7 +190,7 @@ async fn svid_serves_to_its_end_while_the_authority_is_away_and_not_longer() {
 async fn connection_waits_for_an_authority_that_comes_up_late() {
     let mut lab = Lab::new().await;
     let store = lab.store(Duration::from_hours(1)).await;
-    let hold = store.hold(&id("web"));
+    let hold = store.hold(&id("web"), "default/pod");
     let refused = until(&hold, |now| matches!(now, Current::Absent(Some(_)))).await;
     assert!(last_error(&refused).contains("check that `culvert ca serve` runs there"));
     let (svid, _authority) = tokio::join!(hold.svid(), lab.authority(Duration::from_secs(1)));
@@ -198,7 +202,7 @@ async fn identity_of_another_node_is_refused_until_its_workload_comes_here() {
     let mut lab = Lab::new().await;
     let _authority = lab.authority(Duration::from_secs(1)).await;
     let store = lab.store(Duration::from_hours(1)).await;
-    let hold = store.hold(&id("db"));
+    let hold = store.hold(&id("db"), "default/pod");
     let refused = until(&hold, |now| matches!(now, Current::Absent(Some(_)))).await;
     let text = last_error(&refused);
     assert!(text.contains("authority refused") && !text.contains("not_on_node"), "{text}");
@@ -216,7 +220,7 @@ async fn nobody_but_the_authority_is_believed_to_be_it() {
         Authority::open(files, "td".parse().unwrap(), OffsetDateTime::now_utc()).await.unwrap();
     let serving = lab.authority(Duration::from_secs(1)).await;
     let store = lab.store(Duration::from_hours(1)).await;
-    let hold = store.hold(&id("web"));
+    let hold = store.hold(&id("web"), "default/pod");
     let svid = hold.svid().await.unwrap();
     serving.stop().await;
     drop(authority);
@@ -229,7 +233,7 @@ async fn nobody_but_the_authority_is_believed_to_be_it() {
             let _ = handshake::accept(&svid, tcp).await;
         }
     };
-    let other = store.hold(&id("api"));
+    let other = store.hold(&id("api"), "default/pod");
     let refused = tokio::select! {
         refused = until(&other, |now| matches!(now, Current::Absent(Some(_)))) => refused,
         () = impostor => panic!("never ends"),
@@ -244,7 +248,7 @@ async fn missing_token_says_how_to_make_one() {
     let _authority = lab.authority(Duration::from_secs(1)).await;
     std::fs::remove_file(lab.path().join("token")).unwrap();
     let store = lab.store(Duration::from_hours(1)).await;
-    let hold = store.hold(&id("web"));
+    let hold = store.hold(&id("web"), "default/pod");
     let refused = until(&hold, |now| matches!(now, Current::Absent(Some(_)))).await;
     assert!(last_error(&refused).contains("culvert ca token create node1"));
 }
@@ -255,7 +259,7 @@ async fn wiped_identity_is_gone_and_a_used_one_is_not_wiped() {
     let _authority = lab.authority(Duration::from_secs(1)).await;
     let store = lab.store(Duration::from_hours(1)).await;
     assert!(matches!(store.svid(&id("web")).await, Err(SvidError::NotHeld { .. })));
-    let hold = store.hold(&id("web"));
+    let hold = store.hold(&id("web"), "default/pod");
     hold.svid().await.unwrap();
     let entry = hold.entry.clone();
     assert!(!store.shared.wipe(&entry), "still referenced");
@@ -270,7 +274,7 @@ async fn svid_is_had_from_another_runtime() {
     let mut lab = Lab::new().await;
     let _authority = lab.authority(Duration::from_secs(1)).await;
     let store = lab.store(Duration::from_hours(1)).await;
-    let _hold = store.hold(&id("web"));
+    let _hold = store.hold(&id("web"), "default/pod");
     let worker = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(store.svid(&id("web")))
@@ -292,7 +296,77 @@ async fn stop_ends_every_task() {
     let cancel = CancellationToken::new();
     let (store, tasks) =
         IdentityStore::start(settings, cancel.clone(), &lab.registry).await.unwrap();
-    let _holds: Vec<_> = ["web", "api", "db"].map(|account| store.hold(&id(account))).into();
+    let _holds: Vec<_> =
+        ["web", "api", "db"].map(|account| store.hold(&id(account), "default/pod")).into();
     cancel.cancel();
     timeout(PATIENCE, tasks.join()).await.unwrap();
+}
+
+#[tokio::test]
+async fn status_says_what_is_held_by_whom_and_until_when() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    let first = store.hold(&id("web"), "default/web-2");
+    let second = store.hold(&id("web"), "default/web-1");
+    let _other = store.hold(&id("api"), "default/api");
+    let svid = second.svid().await.unwrap();
+
+    let [_, web] = &store.identities()[..] else { panic!("two identities, in order") };
+    assert_eq!((&web.id, web.phase), (&id("web"), "held"));
+    assert_eq!(web.users, ["default/web-1".into(), "default/web-2".into()]);
+    let facts = &web.held.as_ref().unwrap().facts;
+    assert_eq!(facts.not_after, svid.not_after());
+    assert!(facts.issuer.contains("td issuing"), "{}", facts.issuer);
+    let now = SystemTime::now();
+    let renewal = web.next_request.unwrap().duration_since(now).unwrap();
+    let life = web.not_after().unwrap().duration_since(now).unwrap();
+    assert!((0.59..0.71).contains(&renewal.div_duration_f64(life)), "{renewal:?} of {life:?}");
+    assert_eq!((web.failures, web.lingers_until), (0, None));
+
+    drop((first, second));
+    timeout(PATIENCE, async {
+        while store.identities()[1].lingers_until.is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(store.identities()[1].users.is_empty());
+}
+
+#[tokio::test]
+async fn watcher_sees_each_renewal_and_the_end() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_secs(3)).await;
+    assert!(store.watch(&id("web")).is_none());
+    let hold = store.hold(&id("web"), "default/pod");
+    let mut watch = store.watch(&id("web")).unwrap();
+    let ready = |now: &Current| matches!(now, Current::Ready(_));
+    let Current::Ready(first) = watch.wait_for(ready).await.unwrap().clone() else { panic!() };
+    let next = |now: &Current| matches!(now, Current::Ready(svid) if !Arc::ptr_eq(svid, &first));
+    timeout(PATIENCE, watch.wait_for(next)).await.unwrap().unwrap();
+
+    let entry = hold.entry.clone();
+    drop(hold);
+    assert!(store.shared.wipe(&entry));
+    assert!(matches!(&*watch.borrow_and_update(), Current::Absent(None)));
+}
+
+#[tokio::test]
+async fn svid_gives_its_key_on_request_and_prints_none() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    let hold = store.hold(&id("web"), "default/pod");
+    let svid = hold.svid().await.unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(svid.private_key().as_slice());
+    let key = rcgen::KeyPair::try_from(&key).unwrap();
+    let public = key.public_key_raw();
+    assert!(svid.chain()[0].windows(public.len()).any(|bytes| bytes == public), "of its leaf");
+    let printed = format!("{svid:?} {:?}", store.identities());
+    assert!(printed.contains("[redacted]"));
+    let hex: String = svid.private_key()[..16].iter().map(|byte| format!("{byte}, ")).collect();
+    assert!(!printed.contains(&hex), "{printed}");
 }
