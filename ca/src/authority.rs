@@ -256,8 +256,7 @@ impl Authority {
         let leaf = params.signed_by(key, &issuing.issuer)?;
         let chain = vec![leaf.der().clone(), issuing.certificate.clone()];
         let at = unix(now);
-        self.bundle.verify(&chain, PeerRole::Server, at)?;
-        let peer = self.bundle.verify(&chain, PeerRole::Client, at)?.expect(id)?;
+        let peer = self.bundle.verify(&chain, PeerRole::Both, at)?.expect(id)?;
         let parsed = parse(leaf.der()).ok_or(AuthorityError::Unreadable)?;
         Ok(Issued {
             cert_chain: vec![leaf.pem(), issuing.pem.clone(), self.root.pem.clone()],

@@ -19,20 +19,24 @@ const MAX_CHAIN_CERTIFICATES: usize = 6;
 /// Most bytes of certificates a peer may send; ours are under 1 KiB, foreign RSA ones a few.
 const MAX_CHAIN_BYTES: usize = 32 * 1024;
 
-/// Which end of the connection the peer is: decides the extended key usage it must have.
+/// Which end of the connection the peer is: decides the extended key usages it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PeerRole {
     /// The peer opened the connection: it needs clientAuth.
     Client,
     /// The peer accepted the connection: it needs serverAuth.
     Server,
+    /// The certificate is to serve at both ends, as every SVID does: it needs both.
+    Both,
 }
 
 impl PeerRole {
-    fn usage_name(self) -> &'static str {
+    /// The usages needed, and what a person is told of a lack.
+    fn usages(self) -> (bool, bool, &'static str) {
         match self {
-            Self::Client => "clientAuth",
-            Self::Server => "serverAuth",
+            Self::Client => (true, false, "clientAuth"),
+            Self::Server => (false, true, "serverAuth"),
+            Self::Both => (true, true, "clientAuth and serverAuth"),
         }
     }
 }
@@ -278,7 +282,8 @@ impl TrustBundle {
         let leaf = EndEntityCert::try_from(leaf).map_err(broken)?;
         let usage = match role {
             PeerRole::Client => KeyUsage::client_auth(),
-            PeerRole::Server => KeyUsage::server_auth(),
+            // That it has the other one too was seen by hand.
+            PeerRole::Server | PeerRole::Both => KeyUsage::server_auth(),
         };
         leaf.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
@@ -379,14 +384,14 @@ fn check_usages(
     let extended = leaf
         .extended_key_usage()
         .map_err(|_| VerifyError::Malformed { part: "extendedKeyUsage" })?;
-    let granted = extended.is_some_and(|usage| match role {
-        PeerRole::Client => usage.value.client_auth,
-        PeerRole::Server => usage.value.server_auth,
+    let (client, server, needed) = role.usages();
+    let granted = extended.is_some_and(|usage| {
+        (usage.value.client_auth || !client) && (usage.value.server_auth || !server)
     });
     if granted {
         return Ok(());
     }
-    Err(VerifyError::ExtendedKeyUsage { id: id.clone(), needed: role.usage_name() })
+    Err(VerifyError::ExtendedKeyUsage { id: id.clone(), needed })
 }
 
 /// A moment as RFC 3339, to the second, UTC.

@@ -295,8 +295,7 @@ impl CaClient {
         let now = UnixTime::now();
         let held = self.bundle.load();
         let peer = held
-            .verify(&chain, PeerRole::Server, now)
-            .and_then(|_| held.verify(&chain, PeerRole::Client, now))
+            .verify(&chain, PeerRole::Both, now)
             .and_then(|peer| peer.expect(id))
             .map_err(|source| IssueError::Unverified {
                 id: id.clone(),
