@@ -15,6 +15,7 @@
 pub mod ca_client;
 pub mod handshake;
 mod metrics;
+mod roots;
 pub mod state;
 pub mod status;
 pub mod store;
@@ -24,6 +25,7 @@ pub(crate) mod testing;
 mod tls;
 
 pub use ca_client::{IssueError, Settings};
+pub use roots::BundleInForce;
 pub use status::{Held, IdentityStatus};
 pub use store::{Current, IdentityHold, IdentityStore, IdentityTasks, StartError, SvidError};
 pub use svid::Svid;

@@ -4,7 +4,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::TrustDomain;
+use crate::{RootId, TrustDomain};
 
 /// The root certificates of one trust domain. Several stand side by side while a root is replaced.
 ///
@@ -12,9 +12,10 @@ use crate::TrustDomain;
 #[derive(Clone, Debug)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
-    // Same order; `anchors[i]` was made from `certificates[i]`.
+    // Same order; `anchors[i]` and `ids[i]` were made from `certificates[i]`.
     certificates: Vec<CertificateDer<'static>>,
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
+    ids: Vec<RootId>,
 }
 
 /// Why a set of certificates is not a trust bundle.
@@ -59,10 +60,13 @@ impl TrustBundle {
         trust_domain: TrustDomain,
         given: Vec<CertificateDer<'static>>,
     ) -> Result<Self, BundleError> {
-        let mut bundle = Self { trust_domain, certificates: Vec::new(), anchors: Vec::new() };
+        let mut bundle =
+            Self { trust_domain, certificates: Vec::new(), anchors: Vec::new(), ids: Vec::new() };
         for (index, certificate) in given.into_iter().enumerate() {
             if !bundle.certificates.contains(&certificate) {
-                bundle.anchors.push(anchor(&certificate, index + 1)?);
+                let (anchor, id) = anchor(&certificate, index + 1)?;
+                bundle.anchors.push(anchor);
+                bundle.ids.push(id);
                 bundle.certificates.push(certificate);
             }
         }
@@ -81,12 +85,24 @@ impl TrustBundle {
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
     }
+
+    /// Who the roots are, in the order given.
+    pub fn root_ids(&self) -> &[RootId] {
+        &self.ids
+    }
+
+    /// The identity of the anchor that a path was found to; `None` for one of another bundle.
+    pub(crate) fn id_of(&self, found: &TrustAnchor<'_>) -> Option<RootId> {
+        let key = &found.subject_public_key_info;
+        let at = self.anchors.iter().position(|own| own.subject_public_key_info == *key)?;
+        self.ids.get(at).copied()
+    }
 }
 
 fn anchor(
     certificate: &CertificateDer<'_>,
     number: usize,
-) -> Result<TrustAnchor<'static>, BundleError> {
+) -> Result<(TrustAnchor<'static>, RootId), BundleError> {
     let broken = || BundleError::Certificate { number };
     let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| broken())?;
     if !rest.is_empty() {
@@ -96,5 +112,5 @@ fn anchor(
         return Err(BundleError::NotCa { number });
     }
     let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|_| broken())?;
-    Ok(anchor.to_owned())
+    Ok((anchor.to_owned(), RootId::of_key(parsed.public_key().raw)))
 }

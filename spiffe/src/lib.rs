@@ -23,9 +23,11 @@
 mod bundle;
 mod facts;
 mod id;
+mod root;
 mod verify;
 
 pub use bundle::{BundleError, TrustBundle};
 pub use facts::{CertificateFacts, Serial};
 pub use id::{SpiffeId, SpiffeIdError, TrustDomain};
+pub use root::RootId;
 pub use verify::{PeerRole, VerifiedPeer, VerifyError};

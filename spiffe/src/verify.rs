@@ -12,7 +12,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::id::shown;
-use crate::{SpiffeId, SpiffeIdError, TrustBundle, TrustDomain};
+use crate::{RootId, SpiffeId, SpiffeIdError, TrustBundle, TrustDomain};
 
 /// Most certificates a peer may send: a leaf, an issuing one, and room for cross-signed roots.
 const MAX_CHAIN_CERTIFICATES: usize = 6;
@@ -46,6 +46,7 @@ impl PeerRole {
 pub struct VerifiedPeer {
     id: SpiffeId,
     not_after: UnixTime,
+    root: RootId,
 }
 
 impl VerifiedPeer {
@@ -57,6 +58,11 @@ impl VerifiedPeer {
     /// The last second at which the peer's certificate is valid.
     pub fn not_after(&self) -> UnixTime {
         self.not_after
+    }
+
+    /// The root that the path was found to. Of several the one nearest to the leaf.
+    pub fn root(&self) -> RootId {
+        self.root
     }
 
     /// Passes the proof on when the peer is `expected`, else says who answered instead.
@@ -253,8 +259,8 @@ impl TrustBundle {
         }
         let not_after = check_dates(&leaf, &id, now)?;
         check_usages(&leaf, &id, role)?;
-        self.check_path(leaf_der, intermediates, &id, role, now)?;
-        Ok(VerifiedPeer { id, not_after })
+        let root = self.check_path(leaf_der, intermediates, &id, role, now)?;
+        Ok(VerifiedPeer { id, not_after, root })
     }
 
     fn check_path(
@@ -264,7 +270,7 @@ impl TrustBundle {
         id: &SpiffeId,
         role: PeerRole,
         now: UnixTime,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<RootId, VerifyError> {
         let broken = |source| match source {
             webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
                 VerifyError::IssuerOutsideDates { id: id.clone(), now: clock(now), source }
@@ -285,17 +291,19 @@ impl TrustBundle {
             // That it has the other one too was seen by hand.
             PeerRole::Server | PeerRole::Both => KeyUsage::server_auth(),
         };
-        leaf.verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &self.anchors,
-            intermediates,
-            now,
-            usage,
-            None,
-            None,
-        )
-        .map_err(broken)?;
-        Ok(())
+        let path = leaf
+            .verify_for_usage(
+                webpki::ALL_VERIFICATION_ALGS,
+                &self.anchors,
+                intermediates,
+                now,
+                usage,
+                None,
+                None,
+            )
+            .map_err(broken)?;
+        // The anchor is one of ours, so it has an identity.
+        self.id_of(path.anchor()).ok_or_else(|| broken(webpki::Error::UnknownIssuer))
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use culvert_proto::istio::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use culvert_proto::istio::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use culvert_spiffe::{
@@ -22,9 +21,10 @@ use tonic::transport::{Channel, Endpoint};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::metrics::IdentityMetrics;
+use super::roots::{BundleInForce, TrustRoots};
 use super::store::StartError;
 use super::svid::{Svid, SvidParts};
-use super::tls::{self, SharedBundle};
+use super::tls;
 
 mod connector;
 
@@ -178,7 +178,7 @@ impl IssueError {
 pub(crate) struct CaClient {
     settings: Settings,
     client: IstioCertificateServiceClient<Channel>,
-    bundle: SharedBundle,
+    roots: TrustRoots,
     provider: Arc<CryptoProvider>,
     metrics: IdentityMetrics,
     first: Semaphore,
@@ -191,8 +191,8 @@ impl CaClient {
         metrics: IdentityMetrics,
     ) -> Result<Self, StartError> {
         let provider = Arc::new(tls::provider());
-        let roots = connector::read_roots(&settings).await?;
-        let bundle: SharedBundle = Arc::new(ArcSwap::from_pointee(roots));
+        let file = connector::read_roots(&settings).await?;
+        let roots = TrustRoots::new(BundleInForce::of_file(file));
         let connector = connector::Connector::new(settings.clone(), provider.clone());
         // The name is never looked up or sent: the connector dials the address itself.
         let channel = Endpoint::from_static("http://culvert-ca.culvert-system")
@@ -205,17 +205,12 @@ impl CaClient {
         Ok(Self {
             settings,
             client,
-            bundle,
+            roots,
             provider,
             metrics,
             first: Semaphore::new(FIRST_LANE),
             renewals: Semaphore::new(RENEWAL_LANE),
         })
-    }
-
-    /// The roots believed now.
-    pub(crate) fn bundle(&self) -> Arc<TrustBundle> {
-        self.bundle.load_full()
     }
 
     /// Asks for a certificate of `id` with a fresh key, and checks what comes back.
@@ -231,7 +226,7 @@ impl CaClient {
         let (chain, peer, roots) = self.check(id, &answer)?;
         let parts = SvidParts { id: id.clone(), chain, key: der, not_after: peer.not_after() };
         let svid =
-            Svid::new(parts, self.bundle.clone(), self.provider.clone(), self.metrics.clone())
+            Svid::new(parts, self.roots.clone(), self.provider.clone(), self.metrics.clone())
                 .map_err(|source| IssueError::Unusable { id: id.clone(), source })?;
         self.believe(roots).map_err(|source| IssueError::Roots { id: id.clone(), source })?;
         Ok(svid)
@@ -293,7 +288,8 @@ impl CaClient {
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| malformed("an element is not one PEM certificate"))?;
         let now = UnixTime::now();
-        let held = self.bundle.load();
+        let held = self.roots.load();
+        let held = held.bundle();
         let peer = held
             .verify(&chain, PeerRole::Both, now)
             .and_then(|peer| peer.expect(id))
@@ -305,19 +301,16 @@ impl CaClient {
         Ok((chain, peer, roots))
     }
 
-    /// Adds the roots of a checked answer to those held.
+    /// Adds the roots of a checked answer to those held, unless the authority pushes bundles.
     fn believe(&self, pem: &str) -> Result<(), BundleError> {
-        let held = self.bundle.load_full();
-        let brought = TrustBundle::from_pem(held.trust_domain().clone(), pem.as_bytes())?;
-        if brought.certificates().iter().all(|root| held.certificates().contains(root)) {
-            return Ok(());
-        }
-        let mut all = held.certificates().to_vec();
-        all.extend_from_slice(brought.certificates());
-        let merged = TrustBundle::from_certificates(held.trust_domain().clone(), all)?;
-        tracing::info!(roots = merged.certificates().len(), "trust bundle changed");
-        self.bundle.store(Arc::new(merged));
+        let domain = self.settings.trust_domain.clone();
+        self.roots.add(&TrustBundle::from_pem(domain, pem.as_bytes())?);
         Ok(())
+    }
+
+    /// What verifiers believe.
+    pub(crate) fn roots(&self) -> &TrustRoots {
+        &self.roots
     }
 }
 

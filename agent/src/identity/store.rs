@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use culvert_spiffe::{BundleError, SpiffeId, TrustBundle};
+use culvert_spiffe::{BundleError, SpiffeId};
 use rustls::pki_types::UnixTime;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::ca_client::{CaClient, IssueError, Settings};
 use super::metrics::IdentityMetrics;
+use super::roots::BundleInForce;
 use super::state::{Action, Draw, Event, Lease, State};
 use super::status::IdentityStatus;
 use super::svid::Svid;
@@ -224,9 +225,11 @@ impl IdentityStore {
         all
     }
 
-    /// The roots believed now.
-    pub fn bundle(&self) -> Arc<TrustBundle> {
-        self.shared.ca.bundle()
+    /// The trust bundle in force, and each that replaces it.
+    ///
+    /// Works on any runtime; a change counts for handshakes at once.
+    pub fn bundle(&self) -> watch::Receiver<Arc<BundleInForce>> {
+        self.shared.ca.roots().watch()
     }
 
     /// How many identities are held or linger.

@@ -11,7 +11,8 @@ use rustls::{ClientConfig, ServerConfig};
 use zeroize::Zeroizing;
 
 use super::metrics::IdentityMetrics;
-use super::tls::{self, InboundVerifier, OutboundVerifier, SharedBundle};
+use super::roots::TrustRoots;
+use super::tls::{self, InboundVerifier, OutboundVerifier};
 
 /// An X509-SVID with its private key, and the TLS configurations made from both, once.
 ///
@@ -26,7 +27,7 @@ pub struct Svid {
     pub(crate) inbound: Arc<InboundVerifier>,
     /// Cloned for each connection, which then gets a verifier for the identity it expects.
     client: Arc<ClientConfig>,
-    bundle: SharedBundle,
+    roots: TrustRoots,
     provider: Arc<CryptoProvider>,
     pub(crate) metrics: IdentityMetrics,
 }
@@ -44,7 +45,7 @@ pub(crate) struct SvidParts {
 impl Svid {
     pub(crate) fn new(
         parts: SvidParts,
-        bundle: SharedBundle,
+        roots: TrustRoots,
         provider: Arc<CryptoProvider>,
         metrics: IdentityMetrics,
     ) -> Result<Self, rustls::Error> {
@@ -54,9 +55,9 @@ impl Svid {
         let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&der)?;
         let certified = CertifiedKey::new(chain.clone(), key);
         certified.keys_match()?;
-        let inbound = Arc::new(InboundVerifier::new(bundle.clone(), provider.clone()));
+        let inbound = Arc::new(InboundVerifier::new(roots.clone(), provider.clone()));
         let server = tls::server_config(&provider, certified.clone(), inbound.clone())?;
-        let unused = OutboundVerifier::new(bundle.clone(), provider.clone(), id.clone());
+        let unused = OutboundVerifier::new(roots.clone(), provider.clone(), id.clone());
         let client = tls::client_config(&provider, Some(certified), Arc::new(unused))?;
         Ok(Self {
             id,
@@ -66,7 +67,7 @@ impl Svid {
             server: Arc::new(server),
             inbound,
             client: Arc::new(client),
-            bundle,
+            roots,
             provider,
             metrics,
         })
@@ -112,7 +113,7 @@ impl Svid {
         expected: &SpiffeId,
     ) -> (Arc<ClientConfig>, Arc<OutboundVerifier>) {
         let verifier = Arc::new(OutboundVerifier::new(
-            self.bundle.clone(),
+            self.roots.clone(),
             self.provider.clone(),
             expected.clone(),
         ));

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use culvert_spiffe::{SpiffeId, TrustBundle, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName,
@@ -13,14 +12,15 @@ use time::OffsetDateTime;
 
 use super::Svid;
 use super::metrics::IdentityMetrics;
+use super::roots::{BundleInForce, TrustRoots};
 use super::svid::SvidParts;
-use super::tls::{self, SharedBundle};
+use super::tls;
 
 /// A root, and the trust bundle of those who believe in it.
 pub(crate) struct TestAuthority {
     root: CertifiedIssuer<'static, KeyPair>,
     trust_domain: TrustDomain,
-    pub(crate) bundle: SharedBundle,
+    pub(crate) roots: TrustRoots,
     metrics: IdentityMetrics,
 }
 
@@ -34,7 +34,18 @@ impl TestAuthority {
         let bundle =
             TrustBundle::from_certificates(trust_domain.clone(), vec![root.der().clone()]).unwrap();
         let metrics = IdentityMetrics::register(&prometheus::Registry::new()).unwrap();
-        Self { root, trust_domain, bundle: Arc::new(ArcSwap::from_pointee(bundle)), metrics }
+        let roots = TrustRoots::new(BundleInForce::of_file(bundle));
+        Self { root, trust_domain, roots, metrics }
+    }
+
+    /// What this authority's SVIDs believe.
+    pub(crate) fn believed(&self) -> TrustBundle {
+        self.roots.load().bundle().clone()
+    }
+
+    /// Has this authority's SVIDs believe in `bundle` from now on.
+    pub(crate) fn believe(&self, bundle: TrustBundle) {
+        self.roots.replace(|_| Some(BundleInForce::of_file(bundle)));
     }
 
     /// The root itself.
@@ -79,7 +90,7 @@ impl TestAuthority {
                 UnixTime::now().as_secs() + 3600,
             )),
         };
-        Svid::new(parts, self.bundle.clone(), Arc::new(tls::provider()), self.metrics.clone())
+        Svid::new(parts, self.roots.clone(), Arc::new(tls::provider()), self.metrics.clone())
             .unwrap()
     }
 }

@@ -8,8 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
-use culvert_spiffe::{PeerRole, SpiffeId, TrustBundle, VerifiedPeer, VerifyError};
+use culvert_spiffe::{PeerRole, SpiffeId, VerifiedPeer, VerifyError};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
@@ -22,12 +21,10 @@ use rustls::{
     PeerIncompatible, ServerConfig, SignatureScheme, version::TLS13,
 };
 
+use super::roots::TrustRoots;
+
 /// The one protocol spoken inside: HTTP/2.
 pub(crate) const ALPN: &[u8] = b"h2";
-
-/// The trust bundle that every verifier reads; swapped when a root is added or taken away, which
-/// then counts from the next handshake on.
-pub(crate) type SharedBundle = Arc<ArcSwap<TrustBundle>>;
 
 /// How many verdicts a server verifier remembers between the certificate message and the end of
 /// its handshake. A forgotten one costs a second verification, nothing else.
@@ -87,15 +84,15 @@ pub(crate) fn client_config(
 /// One stands in the configuration of each SVID. rustls gives a verifier no place to leave its
 /// verdict with the connection, so verdicts wait here, by leaf, until the handshake is over.
 pub(crate) struct InboundVerifier {
-    bundle: SharedBundle,
+    roots: TrustRoots,
     provider: Arc<CryptoProvider>,
     /// Guards the last verdicts; held for a push or a search of at most [`REMEMBERED_PEERS`].
     verdicts: Mutex<VecDeque<(CertificateDer<'static>, VerifiedPeer)>>,
 }
 
 impl InboundVerifier {
-    pub(crate) fn new(bundle: SharedBundle, provider: Arc<CryptoProvider>) -> Self {
-        Self { bundle, provider, verdicts: Mutex::default() }
+    pub(crate) fn new(roots: TrustRoots, provider: Arc<CryptoProvider>) -> Self {
+        Self { roots, provider, verdicts: Mutex::default() }
     }
 
     /// The proof for a peer whose handshake has just ended with this chain.
@@ -112,7 +109,7 @@ impl InboundVerifier {
                 return Ok(peer);
             }
         }
-        self.bundle.load().verify(chain, PeerRole::Client, now)
+        self.roots.load().bundle().verify(chain, PeerRole::Client, now)
     }
 }
 
@@ -129,7 +126,8 @@ impl ClientCertVerifier for InboundVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let chain = chain_of(end_entity, intermediates);
-        let peer = self.bundle.load().verify(&chain, PeerRole::Client, now).map_err(refusal)?;
+        let peer =
+            self.roots.load().bundle().verify(&chain, PeerRole::Client, now).map_err(refusal)?;
         let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
         if verdicts.len() == REMEMBERED_PEERS {
             verdicts.pop_front();
@@ -164,7 +162,7 @@ impl ClientCertVerifier for InboundVerifier {
 
 /// Verifies whom we reached: exactly one identity. Made for one connection, keeps its proof.
 pub(crate) struct OutboundVerifier {
-    bundle: SharedBundle,
+    roots: TrustRoots,
     provider: Arc<CryptoProvider>,
     expected: SpiffeId,
     proof: OnceLock<VerifiedPeer>,
@@ -172,11 +170,11 @@ pub(crate) struct OutboundVerifier {
 
 impl OutboundVerifier {
     pub(crate) fn new(
-        bundle: SharedBundle,
+        roots: TrustRoots,
         provider: Arc<CryptoProvider>,
         expected: SpiffeId,
     ) -> Self {
-        Self { bundle, provider, expected, proof: OnceLock::new() }
+        Self { roots, provider, expected, proof: OnceLock::new() }
     }
 
     /// The proof, once the handshake is over.
@@ -196,8 +194,9 @@ impl ServerCertVerifier for OutboundVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let chain = chain_of(end_entity, intermediates);
         let peer = self
-            .bundle
+            .roots
             .load()
+            .bundle()
             .verify(&chain, PeerRole::Server, now)
             .and_then(|peer| peer.expect(&self.expected))
             .map_err(refusal)?;

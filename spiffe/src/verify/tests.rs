@@ -268,3 +268,25 @@ fn bundle_refuses_what_is_no_root() {
     let leaf = leaf_params(&[WEB]).self_signed(&KeyPair::generate().unwrap()).unwrap();
     assert!(TrustBundle::from_pem(domain, leaf.pem().as_bytes()).is_err());
 }
+
+#[test]
+fn proof_names_the_root_that_the_path_rests_on() {
+    let (old, new) = (root("old"), root("new"));
+    // The successor's certificate by its predecessor: what late peers need.
+    let cross = ca_params("new", 1).signed_by(new.key(), &old).unwrap();
+    let issuing =
+        CertifiedIssuer::signed_by(ca_params("issuing", 0), KeyPair::generate().unwrap(), &new)
+            .unwrap();
+    let leaf = leaf_params(&[WEB]).signed_by(&KeyPair::generate().unwrap(), &issuing).unwrap();
+    let chain = [leaf.der().clone(), issuing.der().clone(), cross.der().clone()];
+    let domain: TrustDomain = "cluster.local".parse().unwrap();
+    let both = vec![old.der().clone(), new.der().clone()];
+    let both = TrustBundle::from_certificates(domain, both).unwrap();
+    let of = |root: &CertifiedIssuer<'_, KeyPair>| RootId::of_certificate(root.der()).unwrap();
+    for (bundle, expected) in [(bundle(&old), &old), (bundle(&new), &new), (both.clone(), &new)] {
+        let peer = bundle.verify(&chain, PeerRole::Server, now()).unwrap();
+        assert_eq!(peer.root(), of(expected));
+    }
+    assert_eq!(both.root_ids(), [of(&old), of(&new)]);
+    assert_ne!(of(&old), of(&new));
+}

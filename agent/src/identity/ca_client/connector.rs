@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use culvert_spiffe::{SpiffeId, TrustBundle};
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -17,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::Settings;
 use crate::identity::handshake::{self, HandshakeError};
+use crate::identity::roots::{BundleInForce, TrustRoots};
 use crate::identity::store::StartError;
 use crate::identity::tls::{self, OutboundVerifier};
 
@@ -74,8 +74,8 @@ impl Connector {
         let address = self.settings.ca_address;
         // Read anew, so that a root replaced on disk needs no restart.
         let roots = read_roots(&self.settings).await.map_err(ConnectError::Roots)?;
-        let bundle = Arc::new(ArcSwap::from_pointee(roots));
-        let verifier = OutboundVerifier::new(bundle, self.provider.clone(), self.authority.clone());
+        let roots = TrustRoots::new(BundleInForce::of_file(roots));
+        let verifier = OutboundVerifier::new(roots, self.provider.clone(), self.authority.clone());
         let config = tls::client_config(&self.provider, None, Arc::new(verifier))
             .map_err(ConnectError::Profile)?;
         let tcp = timeout(CONNECT_DEADLINE, TcpStream::connect(address))

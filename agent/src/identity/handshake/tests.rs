@@ -79,7 +79,7 @@ async fn peers_of_another_domain_or_root_are_refused_by_both_ends() {
         let (near, _) = shake(&api, &web, web.id()).await;
         assert_eq!(near.unwrap_err().reason(), reason);
         // The foreign client believes everybody, so that only our server's check can stop it.
-        theirs.bundle.store(ours.bundle.load_full());
+        theirs.believe(ours.believed());
         let (_, far) = shake(&web, &api, api.id()).await;
         assert_eq!(far.unwrap_err().reason(), reason);
     }
@@ -126,8 +126,8 @@ async fn server_refuses_faulty_client_certificates_each_with_its_reason() {
 async fn root_added_or_removed_counts_from_the_next_handshake() {
     let (old, new) = (TestAuthority::new("cluster.local"), TestAuthority::new("cluster.local"));
     let (web, api) = (new.svid("web"), old.svid("api"));
-    let believed = old.bundle.load_full();
-    new.bundle.store(believed.clone());
+    let believed = old.believed();
+    new.believe(believed.clone());
     let (_, far) = shake(&web, &api, api.id()).await;
     assert_eq!(far.unwrap_err().reason(), Reason::UnknownIssuer);
 
@@ -136,11 +136,11 @@ async fn root_added_or_removed_counts_from_the_next_handshake() {
     let both =
         culvert_spiffe::TrustBundle::from_certificates(believed.trust_domain().clone(), both)
             .unwrap();
-    old.bundle.store(Arc::new(both));
+    old.believe(both);
     let (_, far) = shake(&web, &api, api.id()).await;
     far.unwrap();
 
-    old.bundle.store(believed);
+    old.believe(believed);
     let (_, far) = shake(&web, &api, api.id()).await;
     assert_eq!(far.unwrap_err().reason(), Reason::UnknownIssuer);
 }
@@ -151,7 +151,7 @@ async fn client_without_certificate_is_refused() {
     let api = authority.svid("api");
     let provider = Arc::new(tls::provider());
     let verifier =
-        tls::OutboundVerifier::new(authority.bundle.clone(), provider.clone(), api.id().clone());
+        tls::OutboundVerifier::new(authority.roots.clone(), provider.clone(), api.id().clone());
     let config = tls::client_config(&provider, None, Arc::new(verifier)).unwrap();
     let error = accept_from(&api, config).await.unwrap_err();
     assert_eq!(error.reason(), Reason::NoCertificate);
