@@ -10,6 +10,7 @@ use crate::authority::Authority;
 pub(crate) struct CaMetrics {
     issued: IntCounter,
     refused: IntCounterVec,
+    followers: IntGauge,
     root_end: IntGauge,
     issuing_end: IntGauge,
 }
@@ -29,6 +30,10 @@ impl CaMetrics {
                 ),
                 &["rule"],
             )?,
+            followers: IntGauge::new(
+                "culvert_ca_bundle_followers",
+                "Agents and others that follow the trust bundle now.",
+            )?,
             root_end: IntGauge::new(
                 "culvert_ca_root_expiry_seconds",
                 "End of the root certificate, in seconds since 1970.",
@@ -40,6 +45,7 @@ impl CaMetrics {
         };
         registry.register(Box::new(metrics.issued.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.followers.clone()))?;
         registry.register(Box::new(metrics.root_end.clone()))?;
         registry.register(Box::new(metrics.issuing_end.clone()))?;
         Ok(metrics)
@@ -51,6 +57,10 @@ impl CaMetrics {
 
     pub(crate) fn refused(&self, rule: Rule) {
         self.refused.with_label_values(&[rule.label()]).inc();
+    }
+
+    pub(crate) fn followers(&self, now: u64) {
+        self.followers.set(i64::try_from(now).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn ends(&self, authority: &Authority) {

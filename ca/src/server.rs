@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_proto::culvert::ca::authority_server::AuthorityServer;
 use culvert_proto::istio::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use futures_util::stream;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -24,6 +25,7 @@ use crate::placement::PlacementFile;
 use crate::profile::ServerName;
 use crate::service::Service;
 use crate::service::admit::Admission;
+use crate::service::bundle::Bundles;
 
 mod accept;
 mod certificate;
@@ -116,6 +118,15 @@ pub async fn serve<A: Authenticator>(
     }
 
     let admission = Arc::new(Admission::new(authority.clone(), placement, authenticator));
+    // No keys of JWT-SVIDs yet; followers wait for ever for them to change.
+    let (_, jwks) = watch::channel(Arc::default());
+    let bundles = Bundles::new(
+        authority.clone(),
+        admission.clone(),
+        jwks,
+        collectors.clone(),
+        cancel.clone(),
+    );
     let service = Service::new(authority, admission, lifetimes, collectors);
     let service =
         IstioCertificateServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -127,6 +138,7 @@ pub async fn serve<A: Authenticator>(
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(16 * 1024)
         .add_service(service)
+        .add_service(AuthorityServer::new(bundles).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .serve_with_incoming_shutdown(
             stream::poll_fn(move |context| {
                 incoming.poll_recv(context).map(|c| c.map(Ok::<_, io::Error>))

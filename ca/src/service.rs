@@ -20,6 +20,7 @@ use crate::request::{self, ProvenKey, RequestError};
 use crate::server::Peer;
 
 pub(crate) mod admit;
+pub(crate) mod bundle;
 
 use admit::Admission;
 
