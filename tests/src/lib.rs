@@ -38,6 +38,7 @@ mod place;
 mod process;
 mod scenario;
 pub mod sweep;
+pub mod usage;
 mod wait;
 
 pub use files::{AgentSettings, PodSpec};

@@ -10,6 +10,7 @@
 //! Absolute figures move with the machine and its neighbours; what counts is the ratio to plain
 //! TCP a moment before or after. `docs/benchmarks.md` tells what each test does.
 
+mod ca;
 mod case;
 mod figures;
 mod lab;
@@ -33,7 +34,10 @@ const QUIET: f64 = 0.05;
 
 /// What is measured.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Tests, separated by commas: bulkN, ppSIZExN (`pp1kx64`), connN.
     #[arg(long, value_delimiter = ',')]
     tests: Vec<Test>,
@@ -58,6 +62,13 @@ pub(crate) struct Arguments {
     json: Option<PathBuf>,
 }
 
+/// What can be measured besides connections.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// Measure the authority: requests a second, handshakes, and a new pod's certificate.
+    Ca(ca::Arguments),
+}
+
 impl Arguments {
     fn repeats(&self) -> u32 {
         self.repeats.unwrap_or(if self.quick { 2 } else { 5 })
@@ -76,6 +87,9 @@ impl Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Other::Ca(arguments)) = &arguments.other {
+        return ca::run(arguments);
+    }
     let cases = arguments.cases()?;
     setup::ensure(&[Purpose::Agent, Purpose::Kernel, Purpose::Run])?;
     let culvert = match &arguments.culvert {

@@ -53,6 +53,20 @@ pub(crate) fn shipped() -> Result<PathBuf> {
     Ok(paths::target().join("release/culvert"))
 }
 
+/// Builds the agent as it is shipped, and the load that calls its libraries and the authority's.
+pub(crate) fn shipped_with_ca_load() -> Result<(PathBuf, PathBuf)> {
+    build_ebpf::run()?;
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(paths::root())
+        .args(["build", "--release", "--package", "culvert-agent", "--package", "culvert-bench"])
+        .args(["--bin", "culvert", "--bin", "culvert-ca-load"])
+        .env("CARGO_TARGET_DIR", paths::target());
+    run::plain("building culvert as it is shipped, and the load", &mut cargo)?;
+    let release = paths::target().join("release");
+    Ok((release.join("culvert"), release.join("culvert-ca-load")))
+}
+
 /// Builds the load of the benchmark. It does next to nothing in user space, so the usual profile
 /// is as fast.
 pub(crate) fn load() -> Result<PathBuf> {

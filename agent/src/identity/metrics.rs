@@ -1,12 +1,17 @@
 //! What can be watched of identities and handshakes.
 
+use std::time::Duration;
+
 use culvert_spiffe::SpiffeId;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::ca_client::IssueError;
 use super::handshake::Role;
 use super::svid::Svid;
 use crate::observe::Reason;
+
+/// Seconds: from what a lab takes to what a pod's first connection waits at most.
+const WAIT_BUCKETS: [f64; 9] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// Collectors of the identity stage. Cloning shares them.
 ///
@@ -15,6 +20,7 @@ use crate::observe::Reason;
 pub(crate) struct IdentityMetrics {
     expiry: IntGaugeVec,
     issuance: IntCounterVec,
+    waits: Histogram,
     handshakes: IntCounterVec,
 }
 
@@ -36,6 +42,13 @@ impl IdentityMetrics {
                 ),
                 &["kind", "result"],
             )?,
+            waits: Histogram::with_opts(
+                HistogramOpts::new(
+                    "culvert_identity_first_svid_seconds",
+                    "Time from the first need of an identity to its SVID; renewals do not count.",
+                )
+                .buckets(WAIT_BUCKETS.to_vec()),
+            )?,
             handshakes: IntCounterVec::new(
                 Opts::new(
                     "culvert_identity_handshakes_total",
@@ -46,6 +59,7 @@ impl IdentityMetrics {
         };
         registry.register(Box::new(metrics.expiry.clone()))?;
         registry.register(Box::new(metrics.issuance.clone()))?;
+        registry.register(Box::new(metrics.waits.clone()))?;
         registry.register(Box::new(metrics.handshakes.clone()))?;
         Ok(metrics)
     }
@@ -58,6 +72,10 @@ impl IdentityMetrics {
         let kind = if renewal { "renewal" } else { "first" };
         let result = result.map_or_else(IssueError::label, |()| "ok");
         self.issuance.with_label_values(&[kind, result]).inc();
+    }
+
+    pub(crate) fn waited(&self, time: Duration) {
+        self.waits.observe(time.as_secs_f64());
     }
 
     pub(crate) fn holds(&self, svid: &Svid) {

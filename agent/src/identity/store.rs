@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use culvert_spiffe::{BundleError, SpiffeId};
 use rustls::pki_types::UnixTime;
@@ -114,6 +114,8 @@ struct Shared {
 /// What connections see of one identity.
 struct Entry {
     id: SpiffeId,
+    /// When the first reference was taken.
+    since: Instant,
     /// Who holds a reference, a name each.
     references: watch::Sender<Vec<Box<str>>>,
     current: watch::Sender<Current>,
@@ -183,6 +185,7 @@ impl IdentityStore {
         let (state, _ask) = State::start();
         let entry = Arc::new(Entry {
             id: id.clone(),
+            since: Instant::now(),
             references: watch::Sender::new(vec![user.clone()]),
             current: watch::Sender::new(Current::Absent(None)),
             state: Mutex::new(state),
@@ -371,6 +374,7 @@ impl Entry {
 /// Executes the state of one identity until it is wiped or the agent stops.
 async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
     let (mut state, _ask) = State::start();
+    let mut wanted = entry.since;
     let mut references = entry.references.subscribe();
     // The last reference may have gone before this task ran; look once.
     references.mark_changed();
@@ -389,7 +393,7 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
                 }
             } => {
                 request = None;
-                take(&shared, &entry, answer)
+                take(&shared, &entry, wanted, answer)
             }
             changed = references.changed() => {
                 // The sender lives in `entry`, which this task holds.
@@ -414,6 +418,7 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
                 Action::Withdraw => {
                     error!(identity = %entry.id, "svid expired before it could be renewed");
                     entry.withdraw();
+                    wanted = Instant::now();
                 }
                 Action::Wipe if shared.wipe(&entry) => {
                     debug!(identity = %entry.id, "identity wiped");
@@ -427,14 +432,31 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
 }
 
 /// Publishes an answer of the authority and says what it means for the state.
-fn take(shared: &Shared, entry: &Entry, answer: Result<Svid, IssueError>) -> Event {
+///
+/// `wanted` is since when the identity is in need of a certificate, when it holds none.
+fn take(
+    shared: &Shared,
+    entry: &Entry,
+    wanted: Instant,
+    answer: Result<Svid, IssueError>,
+) -> Event {
     let renewal = entry.is_ready();
     shared.metrics.asked(renewal, answer.as_ref().map(|_| ()));
     match answer {
         Ok(svid) => {
             let svid = Arc::new(svid);
             let end = svid.not_after();
-            info!(identity = %entry.id, not_after = end.as_secs(), renewal, "svid issued");
+            let waited = wanted.elapsed();
+            if renewal {
+                info!(identity = %entry.id, not_after = end.as_secs(), renewal, "svid issued");
+            } else {
+                let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+                info!(
+                    identity = %entry.id, not_after = end.as_secs(), renewal, waited_us,
+                    "svid issued"
+                );
+                shared.metrics.waited(waited);
+            }
             shared.metrics.holds(&svid);
             let lease = Lease {
                 from: SystemTime::now(),

@@ -1,7 +1,7 @@
 //! What all clients share: their connections, and the frame of a measurement.
 
-use crate::usage::Usage;
-use crate::{Work, usage};
+use crate::Work;
+use culvert_tests::usage::{self, Usage};
 use serde_json::{Value, json};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

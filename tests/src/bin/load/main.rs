@@ -11,7 +11,6 @@ mod latency;
 mod requests;
 mod server;
 mod spin;
-mod usage;
 
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;

@@ -7,14 +7,17 @@ use serde_json::{Value, json};
 use std::{fs, io};
 
 /// CPU time in the kernel's ticks.
-pub(crate) struct Usage {
+pub struct Usage {
     busy: u64,
     stolen: u64,
     watched: Vec<u64>,
 }
 
 /// CPU time that was spent until now.
-pub(crate) fn read(processes: &[u32]) -> io::Result<Usage> {
+///
+/// # Errors
+/// A process that has ended, or a kernel that tells it in another form.
+pub fn read(processes: &[u32]) -> io::Result<Usage> {
     let (busy, stolen) = system(&fs::read_to_string("/proc/stat")?)
         .ok_or_else(|| io::Error::other("/proc/stat has another form than known"))?;
     let watched = processes
@@ -55,7 +58,8 @@ fn process(text: &str) -> Option<u64> {
 
 impl Usage {
     /// What came on top of `before`.
-    pub(crate) fn since(&self, before: &Self) -> Self {
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
         let pairs = self.watched.iter().zip(&before.watched);
         Self {
             busy: self.busy.saturating_sub(before.busy),
@@ -65,7 +69,7 @@ impl Usage {
     }
 
     /// Adds it to a line, in seconds.
-    pub(crate) fn tell(&self, fields: &mut Value) {
+    pub fn tell(&self, fields: &mut Value) {
         fields["system_cpu_s"] = json!(seconds(self.busy));
         fields["stolen_cpu_s"] = json!(seconds(self.stolen));
         fields["watched_cpu_s"] =
