@@ -19,12 +19,20 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::attest::NodeTokens;
-use crate::authority::{Authority, Lifetimes};
+use crate::authority::{Authority, Lifetimes, Settings};
 use crate::directory::{Directory, write_secret};
 use crate::duration;
 use crate::placement::PlacementFile;
 use crate::profile::ServerName;
 use crate::server::{self, Parts};
+use crate::store::DirectoryStore;
+
+mod roots;
+mod timing;
+
+pub(crate) use roots::moment;
+use roots::{Named, RotateRoot, Status};
+use timing::RootOptions;
 
 /// The certificate authority.
 #[derive(Debug, Subcommand)]
@@ -34,6 +42,14 @@ pub enum Command {
     /// Tokens by which nodes prove themselves.
     #[command(subcommand)]
     Token(Token),
+    /// Show roots, bundle and nodes, and the next step of rotation with what holds it.
+    Status(Status),
+    /// Put a new root in place of the one in use, without one refused connection.
+    RotateRoot(RotateRoot),
+    /// Say that a root is compromised: another signs at once, and all certificates are replaced.
+    Taint(Named),
+    /// Take a compromised root out at once: what rests on it is refused and closed.
+    Revoke(Named),
 }
 
 /// Arguments of `culvert ca serve`.
@@ -63,6 +79,8 @@ pub struct Serve {
     /// Shortest life of a certificate.
     #[arg(long, default_value = "10m", value_parser = duration::parse)]
     min_ttl: Duration,
+    #[command(flatten)]
+    roots: RootOptions,
     /// Address of `/metrics` for Prometheus; none without it.
     #[arg(long)]
     metrics: Option<SocketAddr>,
@@ -103,13 +121,21 @@ pub struct Create {
 /// Whatever kept the command from its work, as a chain that ends in what to do.
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(arguments) => tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the runtime")?
-            .block_on(serve(*arguments)),
+        Command::Serve(arguments) => run_async(serve(*arguments)),
         Command::Token(Token::Create(arguments)) => create_token(&arguments),
+        Command::Status(arguments) => run_async(roots::status(arguments)),
+        Command::RotateRoot(arguments) => run_async(roots::rotate(arguments)),
+        Command::Taint(arguments) => run_async(roots::taint(arguments)),
+        Command::Revoke(arguments) => run_async(roots::revoke(arguments)),
     }
+}
+
+fn run_async(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(work)
 }
 
 fn start_log(filter: EnvFilter) {
@@ -138,9 +164,14 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     );
     let directory = Directory::open(&arguments.dir)?;
     let authenticator = NodeTokens::open(&directory)?;
-    let authority =
-        Authority::open(directory, arguments.trust_domain.clone(), OffsetDateTime::now_utc())
-            .await?;
+    let settings = Settings {
+        trust_domain: arguments.trust_domain.clone(),
+        largest_ttl: max_ttl,
+        timing: arguments.roots.timing(),
+        source: arguments.roots.source(),
+    };
+    let store = Arc::new(DirectoryStore::new(directory));
+    let authority = Authority::with(store, settings, OffsetDateTime::now_utc()).await?;
     let placement = PlacementFile::open(&arguments.workloads, arguments.trust_domain)?;
     let listener = server::bind(arguments.listen)
         .await

@@ -1,9 +1,10 @@
 //! What can be watched of the authority.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::audit::Rule;
 use crate::authority::Authority;
+use crate::state::Phase;
 
 /// Collectors of the authority. Cloning shares them.
 #[derive(Clone)]
@@ -13,6 +14,11 @@ pub(crate) struct CaMetrics {
     followers: IntGauge,
     root_end: IntGauge,
     issuing_end: IntGauge,
+    roots: IntGaugeVec,
+    sequence: IntGauge,
+    step_age: IntGauge,
+    holding_nodes: IntGauge,
+    confirmed: IntGauge,
 }
 
 impl CaMetrics {
@@ -42,12 +48,37 @@ impl CaMetrics {
                 "culvert_ca_issuing_expiry_seconds",
                 "End of the issuing certificate, in seconds since 1970.",
             )?,
+            roots: IntGaugeVec::new(
+                Opts::new("culvert_ca_roots", "Roots, by the phase of their rotation."),
+                &["phase"],
+            )?,
+            sequence: IntGauge::new(
+                "culvert_ca_bundle_sequence",
+                "Sequence number of the trust bundle.",
+            )?,
+            step_age: IntGauge::new(
+                "culvert_ca_rotation_step_age_seconds",
+                "Seconds since the last step of a root rotation.",
+            )?,
+            holding_nodes: IntGauge::new(
+                "culvert_ca_rotation_holding_nodes",
+                "Nodes that hold the next step: alive, and without the trust bundle it needs.",
+            )?,
+            confirmed: IntGauge::new(
+                "culvert_ca_store_confirmed_seconds",
+                "When the store was last read whole, in seconds since 1970.",
+            )?,
         };
         registry.register(Box::new(metrics.issued.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.followers.clone()))?;
         registry.register(Box::new(metrics.root_end.clone()))?;
         registry.register(Box::new(metrics.issuing_end.clone()))?;
+        registry.register(Box::new(metrics.roots.clone()))?;
+        registry.register(Box::new(metrics.sequence.clone()))?;
+        registry.register(Box::new(metrics.step_age.clone()))?;
+        registry.register(Box::new(metrics.holding_nodes.clone()))?;
+        registry.register(Box::new(metrics.confirmed.clone()))?;
         Ok(metrics)
     }
 
@@ -67,5 +98,15 @@ impl CaMetrics {
         let (root, issuing) = authority.ends();
         self.root_end.set(root);
         self.issuing_end.set(issuing);
+        let figures = authority.figures();
+        for (phase, count) in Phase::ALL.into_iter().zip(figures.phases) {
+            self.roots
+                .with_label_values(&[phase.label()])
+                .set(count.try_into().unwrap_or(i64::MAX));
+        }
+        self.sequence.set(figures.sequence.try_into().unwrap_or(i64::MAX));
+        self.step_age.set(figures.step_age);
+        self.holding_nodes.set(figures.holding_nodes.try_into().unwrap_or(i64::MAX));
+        self.confirmed.set(figures.confirmed);
     }
 }

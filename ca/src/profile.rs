@@ -25,8 +25,6 @@ pub const BACKDATE: Duration = Duration::minutes(5);
 pub const ROOT_LIFE: Duration = Duration::days(3650);
 /// Life of an issuing certificate.
 pub const ISSUING_LIFE: Duration = Duration::days(30);
-/// Age at which the next issuing certificate is made.
-pub const ISSUING_TURNOVER: Duration = Duration::days(10);
 /// How long before its issuer a leaf ends at the latest.
 pub const ISSUER_MARGIN: Duration = Duration::minutes(5);
 
@@ -39,21 +37,38 @@ pub enum KeyKind {
     Rsa,
 }
 
-/// A root of `trust_domain`, made at `now`.
+/// A root of `trust_domain`, the `generation`th, made at `now`.
 pub fn root(
     trust_domain: &TrustDomain,
+    generation: u64,
     now: OffsetDateTime,
 ) -> Result<CertificateParams, rcgen::Error> {
     // Two below it: the cross-signed successor, and that one's issuing certificate.
-    authority(trust_domain, "root", 2, now, ROOT_LIFE)
+    authority(trust_domain, &format!("root {generation}"), 2, now, ROOT_LIFE)
 }
 
-/// An issuing certificate of `trust_domain`, made at `now`.
-pub fn issuing(
+/// The cross certificate of the `generation`th root, for its key to be signed by the root before
+/// it: the root's own names, so that the same chain leads to either.
+pub fn cross(
     trust_domain: &TrustDomain,
+    generation: u64,
     now: OffsetDateTime,
 ) -> Result<CertificateParams, rcgen::Error> {
-    authority(trust_domain, "issuing", 0, now, ISSUING_LIFE)
+    let mut params = authority(trust_domain, &format!("root {generation}"), 1, now, ROOT_LIFE)?;
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// An issuing certificate of `trust_domain`, the `generation`th, made at `now`.
+pub fn issuing(
+    trust_domain: &TrustDomain,
+    generation: u64,
+    now: OffsetDateTime,
+) -> Result<CertificateParams, rcgen::Error> {
+    let name = format!("issuing {generation}");
+    let mut params = authority(trust_domain, &name, 0, now, ISSUING_LIFE)?;
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }
 
 /// A workload's certificate.
@@ -130,7 +145,7 @@ impl std::str::FromStr for ServerName {
 
 fn authority(
     trust_domain: &TrustDomain,
-    tier: &str,
+    name: &str,
     path_length: u8,
     now: OffsetDateTime,
     life: Duration,
@@ -138,16 +153,13 @@ fn authority(
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
-    // Told apart by the second they were made in, which needs no counter to be kept.
-    let name = format!("{trust_domain} {tier} {}", now.unix_timestamp());
-    params.distinguished_name.push(DnType::CommonName, name);
+    params.distinguished_name.push(DnType::CommonName, format!("{trust_domain} {name}"));
     params.serial_number = Some(serial());
     params.not_before = now - BACKDATE;
     params.not_after = now + life;
     params.subject_alt_names = vec![SanType::URI(trust_domain.uri().try_into()?)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = tier != "root";
     Ok(params)
 }
 

@@ -82,7 +82,8 @@ pub fn read(pem: &str, id: &SpiffeId) -> Result<ProvenKey, RequestError> {
     Ok(ProvenKey { key, kind, der: parsed.raw.to_vec() })
 }
 
-fn kind_of(key: &ParsedKey<'_>) -> Result<KeyKind, RequestError> {
+/// What kind of key it is, if one that is taken.
+pub(crate) fn kind_of(key: &ParsedKey<'_>) -> Result<KeyKind, RequestError> {
     match key.parsed().map_err(|_| RequestError::Key)? {
         PublicKey::EC(_) => {
             let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());

@@ -11,12 +11,11 @@ use std::time::Duration;
 use culvert_proto::culvert::ca::authority_server::AuthorityServer;
 use culvert_proto::istio::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use futures_util::stream;
-use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::attest::Authenticator;
 use crate::authority::{Authority, AuthorityError, Lifetimes};
@@ -28,10 +27,12 @@ use crate::service::admit::Admission;
 use crate::service::bundle::Bundles;
 
 mod accept;
+mod care;
 mod certificate;
 mod exposition;
 
 pub(crate) use accept::Peer;
+use care::Care;
 use certificate::ServerCertificate;
 
 /// Longest message read.
@@ -43,8 +44,6 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const CALLS_OF_A_CONNECTION: u32 = 128;
 /// Age at which a connection is asked to go, so that a replaced certificate is seen.
 const CONNECTION_AGE: Duration = Duration::from_hours(12);
-/// How often files and certificates are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest that calls under way are waited for at a stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Accepted connections that wait for tonic to take them.
@@ -106,13 +105,8 @@ pub async fn serve<A: Authenticator>(
     let mut tasks = JoinSet::new();
     let (accepted, mut incoming) = mpsc::channel(ACCEPTED_WAITING);
     tasks.spawn(accept::run(listener, tls, accepted, cancel.clone()));
-    tasks.spawn(look_after(Care {
-        authority: authority.clone(),
-        placement: placement.clone(),
-        certificate,
-        metrics: collectors.clone(),
-        cancel: cancel.clone(),
-    }));
+    let care = Care::new(authority.clone(), placement.clone(), certificate, collectors.clone());
+    tasks.spawn(care.run(cancel.clone()));
     if let Some(listener) = metrics {
         tasks.spawn(exposition::run(listener, registry, cancel.clone()));
     }
@@ -163,39 +157,6 @@ pub async fn serve<A: Authenticator>(
 async fn overdue(cancel: &CancellationToken) {
     cancel.cancelled().await;
     tokio::time::sleep(STOP_DEADLINE).await;
-}
-
-struct Care {
-    authority: Arc<Authority>,
-    placement: Arc<PlacementFile>,
-    certificate: Arc<ServerCertificate>,
-    metrics: CaMetrics,
-    cancel: CancellationToken,
-}
-
-/// Follows the workloads file, and replaces certificates when their time comes.
-async fn look_after(care: Care) {
-    let care = Arc::new(care);
-    while care.cancel.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-        let look = care.clone();
-        // Reads a file, so not on a thread that serves.
-        let looked = tokio::task::spawn_blocking(move || look.placement.refresh());
-        if let Err(error) = looked.await {
-            error!(%error, "look at the workloads file failed; trying again");
-        }
-        care.look(OffsetDateTime::now_utc()).await;
-    }
-}
-
-impl Care {
-    async fn look(&self, now: OffsetDateTime) {
-        let turned = self.authority.tend(now).await.map(|_| ());
-        if let Err(error) = turned.and_then(|()| self.certificate.renew(&self.authority, now)) {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            error!(%error, source, "certificate not replaced; trying again");
-        }
-        self.metrics.ends(&self.authority);
-    }
 }
 
 /// Binds a listener, saying which address when it fails.

@@ -14,7 +14,7 @@ use tracing::error;
 
 use crate::attest::{Authenticator, Caller};
 use crate::audit::{Record, Rule};
-use crate::authority::{Authority, AuthorityError, Issued, Lifetimes};
+use crate::authority::{Authority, AuthorityError, Heard, Issued, Lifetimes};
 use crate::metrics::CaMetrics;
 use crate::request::{self, ProvenKey, RequestError};
 use crate::server::Peer;
@@ -28,6 +28,8 @@ use admit::Admission;
 const MAX_CALLS: usize = 256;
 /// The metadata key under which a node names the workload it asks for.
 const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
+/// What callers are noted as whose proof names no node: together, they make roots turn over slowly.
+const ELSEWHERE: &str = "(callers without a node)";
 
 /// The authority behind its API.
 pub(crate) struct Service<A> {
@@ -71,6 +73,7 @@ impl<A: Authenticator> Service<A> {
             self.authority.issue(&id, &key, life, now).map_err(|error| signing_rule(&error))?;
         record.serial = Some(issued.serial.clone());
         record.not_after = Some(issued.not_after.as_secs());
+        self.authority.heard(caller.node().unwrap_or(ELSEWHERE), Heard::Issued, now);
         Ok(issued)
     }
 }

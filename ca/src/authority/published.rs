@@ -1,7 +1,5 @@
 //! What the authority tells its nodes: the bundle in force; and what it hears back from them.
 
-use std::sync::Arc;
-
 use rustls::pki_types::CertificateDer;
 
 /// The trust bundle as it is pushed to agents. Always the whole set, never a difference.
@@ -63,10 +61,4 @@ impl PublishedBundle {
         let believed = |root: &&PublishedRoot| root.standing != Standing::Revoked;
         self.roots.iter().filter(believed).map(|root| &root.certificate)
     }
-}
-
-/// The bundle of one root, as a new authority has it.
-pub(super) fn first(root: CertificateDer<'static>) -> Arc<PublishedBundle> {
-    let root = PublishedRoot { certificate: root, standing: Standing::Trusted };
-    Arc::new(PublishedBundle { sequence: 1, roots: vec![root] })
 }

@@ -2,7 +2,13 @@ use rcgen::{CertificateParams, PublicKeyData as _};
 use time::macros::datetime;
 
 use super::*;
-use crate::profile::KeyKind;
+use crate::profile::{ISSUER_MARGIN, KeyKind};
+use crate::state::Timing;
+
+mod fragile;
+mod model;
+mod rotation;
+mod stores;
 
 const NOW: OffsetDateTime = datetime!(2026-06-01 12:00 UTC);
 const HOUR: Duration = Duration::from_hours(1);
@@ -13,6 +19,10 @@ fn domain() -> TrustDomain {
 
 fn web() -> SpiffeId {
     SpiffeId::new(&domain(), "default", "web").unwrap()
+}
+
+fn state_of(path: &std::path::Path) -> State {
+    State::parse(&std::fs::read(path.join("state.json")).unwrap()).unwrap()
 }
 
 async fn open(path: &std::path::Path, now: OffsetDateTime) -> Result<Authority, AuthorityError> {
@@ -66,14 +76,14 @@ async fn root_stays_over_restarts_and_other_domains_are_refused() {
     let again = open(temp.path(), NOW).await.unwrap();
     assert_eq!(first.bundle().certificates(), again.bundle().certificates());
     again.bundle().verify(&issued.chain, PeerRole::Client, unix(NOW)).unwrap();
-    let pem = std::fs::read(temp.path().join(ROOT_CERTIFICATES_FILE)).unwrap();
+    let pem = std::fs::read(temp.path().join("root-cert.pem")).unwrap();
     let written = TrustBundle::from_pem(domain(), &pem).unwrap();
     assert_eq!(written.certificates(), first.bundle().certificates());
     assert!(!pem.windows(7).any(|bytes| bytes == b"PRIVATE"), "no key in the public file");
 
     let other =
         Authority::open(Directory::open(temp.path()).unwrap(), "other".parse().unwrap(), NOW).await;
-    assert!(matches!(other.err().unwrap(), AuthorityError::ForeignRoot { .. }));
+    assert!(matches!(other.err().unwrap(), AuthorityError::ForeignTrustDomain { .. }));
 }
 
 #[tokio::test]
@@ -93,13 +103,18 @@ async fn issuing_certificate_turns_over_after_ten_days_without_a_new_root() {
 #[tokio::test]
 async fn leaf_never_outlives_its_issuer() {
     let temp = tempfile::tempdir().unwrap();
-    let authority = open(temp.path(), NOW).await.unwrap();
+    let store = Arc::new(DirectoryStore::new(Directory::open(temp.path()).unwrap()));
+    let timing = Timing { issuing_turnover: 40 * 86400, ..Timing::default() };
+    let settings = Settings { timing, ..Settings::new(domain()) };
+    let authority = Authority::with(store, settings, NOW).await.unwrap();
     let late = NOW + time::Duration::days(30) - time::Duration::minutes(10);
+    authority.tend(late).await.unwrap();
     let issued = issue(&authority, late);
     let end = unix(NOW + time::Duration::days(30) - ISSUER_MARGIN);
     assert_eq!(issued.not_after.as_secs(), end.as_secs());
 
     let over = NOW + time::Duration::days(31);
+    authority.tend(over).await.unwrap();
     let key = proven(&KeyPair::generate().unwrap());
     let error = authority.issue(&web(), &key, HOUR, over).unwrap_err();
     assert!(matches!(error, AuthorityError::IssuerExpired), "{error}");
@@ -109,35 +124,15 @@ async fn leaf_never_outlives_its_issuer() {
 async fn nothing_is_signed_for_a_key_of_the_authority() {
     let temp = tempfile::tempdir().unwrap();
     let authority = open(temp.path(), NOW).await.unwrap();
-    for name in [ROOT_FILE, ISSUING_FILE] {
-        let text = std::fs::read_to_string(temp.path().join(name)).unwrap();
-        let key = KeyPair::from_pem(&text[text.find("-----BEGIN PRIVATE").unwrap()..]).unwrap();
+    let state = state_of(temp.path());
+    let root = &state.generations[0];
+    for key in [root.key.as_ref().unwrap(), &root.issuing.as_ref().unwrap().key] {
+        let key = KeyPair::from_pem(key.expose()).unwrap();
         let proven = proven(&key);
         assert_eq!(proven.der, key.subject_public_key_info());
         assert_eq!(proven.kind, KeyKind::Ec);
         let error = authority.issue(&web(), &proven, HOUR, NOW).unwrap_err();
         assert!(matches!(error, AuthorityError::OwnKey), "{error}");
-    }
-}
-
-#[tokio::test]
-async fn broken_or_swapped_key_files_are_refused_whole() {
-    let temp = tempfile::tempdir().unwrap();
-    drop(open(temp.path(), NOW).await.unwrap());
-    let root = std::fs::read_to_string(temp.path().join(ROOT_FILE)).unwrap();
-    let issuing = std::fs::read_to_string(temp.path().join(ISSUING_FILE)).unwrap();
-    let key_of = |text: &str| text[text.find("-----BEGIN PRIVATE").unwrap()..].to_owned();
-    let certificate_of = |text: &str| text[..text.find("-----BEGIN PRIVATE").unwrap()].to_owned();
-    for broken in [
-        String::new(),
-        root[..root.len() / 2].to_owned(),
-        format!("{}{}", certificate_of(&root), key_of(&issuing)),
-    ] {
-        std::fs::write(temp.path().join(ROOT_FILE), broken).unwrap();
-        assert!(matches!(
-            open(temp.path(), NOW).await.err().unwrap(),
-            AuthorityError::KeyFile { .. }
-        ));
     }
 }
 

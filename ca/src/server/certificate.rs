@@ -21,8 +21,9 @@ use crate::profile::ServerName;
 #[derive(Debug)]
 pub(super) struct ServerCertificate {
     current: ArcSwap<CertifiedKey>,
-    /// Guards when the current one is due; held while the next is made.
-    due: Mutex<OffsetDateTime>,
+    /// Guards when the current one is due, and which root stands behind it; held while the next is
+    /// made.
+    due: Mutex<(OffsetDateTime, u64)>,
     names: Vec<ServerName>,
     lifetimes: Lifetimes,
 }
@@ -34,23 +35,26 @@ impl ServerCertificate {
         lifetimes: Lifetimes,
     ) -> Result<Self, ServeError> {
         let now = OffsetDateTime::now_utc();
+        let root = authority.generation().root;
         let (key, due) = make(authority, &names, lifetimes, now)?;
+        let due = (due, root);
         Ok(Self { current: ArcSwap::from_pointee(key), due: Mutex::new(due), names, lifetimes })
     }
 
-    /// Replaces the certificate after half of its life.
+    /// Replaces the certificate after half of its life, and when another root signs.
     pub(super) fn renew(
         &self,
         authority: &Authority,
         now: OffsetDateTime,
     ) -> Result<(), AuthorityError> {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        if now < *due {
+        let root = authority.generation().root;
+        if now < due.0 && root == due.1 {
             return Ok(());
         }
         let (key, next) = make(authority, &self.names, self.lifetimes, now)?;
         self.current.store(Arc::new(key));
-        *due = next;
+        *due = (next, root);
         info!(next = next.unix_timestamp(), "server certificate replaced");
         Ok(())
     }

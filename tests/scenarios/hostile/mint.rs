@@ -8,6 +8,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::Value;
 use std::fs;
 use time::{Duration, OffsetDateTime};
 
@@ -26,12 +27,17 @@ pub(super) struct Mint {
 impl Mint {
     /// Reads them from the CA's folder.
     pub(super) fn of_lab(lab: &Lab) -> Result<Self> {
-        let path = lab.ca_directory().join("issuing.pem");
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("could not read {}", path.display()))?;
-        let split = text.find("-----BEGIN PRIVATE KEY").context("no key in issuing.pem")?;
-        let certificate = CertificateDer::from_pem_slice(text.as_bytes())?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(&text[split..])?)?;
+        let path = lab.ca_directory().join("state.json");
+        let bytes =
+            fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
+        let state: Value = serde_json::from_slice(&bytes)?;
+        let roots = state["generations"].as_array().context("no roots in state.json")?;
+        let active = roots.iter().find(|root| root["phase"] == "active");
+        let issuing = &active.context("no active root in state.json")?["issuing"];
+        let text = |field| issuing[field].as_str().context("no issuing certificate or key");
+        let certificate = CertificateDer::from_pem_slice(text("certificate")?.as_bytes())?;
+        let key = KeyPair::from_pem(text("key")?)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self { certificate, issuer })
     }
 
