@@ -27,6 +27,7 @@ use self::{
     worker::{Shared, Workers},
 };
 use crate::{
+    admin,
     capture::{self, Capture},
     config::{Config, Tunnel, WhenAgentDown},
     identity::{self, IdentityStore},
@@ -45,6 +46,7 @@ const STOP: Duration = Duration::from_secs(5);
 /// # Errors
 /// What could not be started, or which part failed.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    sys::dump::forbid().context("cannot forbid core dumps, which would hold keys")?;
     let open_files =
         sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
     tracing::info!(node = config.node, open_files, "agent starting");
@@ -70,6 +72,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         async move {
             token.cancelled().await;
             identity_tasks.join().await;
+            Ok(())
+        }
+    });
+
+    let routes = admin::Routes::new(&config.node, config.trust_domain.clone(), identity.clone());
+    let admin = admin::Server::bind(&config.admin.socket, routes, metrics.registry())?;
+    tracing::info!(name = "admin", socket = %config.admin.socket.display(), "listening");
+    tasks.spawn("admin", {
+        let token = tasks.token();
+        async move {
+            admin.run(token).await;
             Ok(())
         }
     });

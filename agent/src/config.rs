@@ -31,6 +31,8 @@
 //!   log: info
 //!   logFormat: text                 # or json
 //!   accessLog: true
+//! admin:
+//!   socket: /run/culvert/admin.sock
 //! ```
 //!
 //! Values above are the defaults. Secrets never stand in it, only the paths of their files.
@@ -55,6 +57,9 @@ use serde::{Deserialize, Serialize};
 pub use value::{HostPort, HumanDuration};
 pub use yaml::YamlError;
 
+/// Where the admin socket is, unless set.
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/culvert/admin.sock";
+
 /// Everything that a person sets for one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -77,6 +82,8 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// Metrics, readiness and logs.
     pub observe: Observe,
+    /// What an operator on the node may ask.
+    pub admin: Admin,
 }
 
 /// What the mesh is.
@@ -178,6 +185,15 @@ pub struct Observe {
     pub log_format: LogFormat,
     /// Whether each connection writes a line. Default true.
     pub access_log: bool,
+}
+
+/// What an operator on the node may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Admin {
+    /// The unix socket that `culvert certs` asks, of at most 103 bytes. Default
+    /// [`DEFAULT_ADMIN_SOCKET`].
+    pub socket: PathBuf,
 }
 
 /// Form of the log.

@@ -27,5 +27,6 @@ mod tls;
 pub use ca_client::{IssueError, Settings};
 pub use roots::BundleInForce;
 pub use status::{Held, IdentityStatus};
+pub(crate) use store::chain as with_sources;
 pub use store::{Current, IdentityHold, IdentityStore, IdentityTasks, StartError, SvidError};
 pub use svid::Svid;

@@ -23,6 +23,10 @@ pub mod tunnel;
 
 pub mod observe;
 
+pub mod admin;
+
+pub mod cli;
+
 pub mod config;
 
 pub mod assemble;

@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use culvert_agent::{
-    assemble,
+    assemble, cli,
     config::{Config, LogFormat, Observe},
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -34,6 +34,8 @@ enum Command {
         #[arg(long, default_value = "agent.yaml")]
         config: PathBuf,
     },
+    /// Show the certificates that this node's agent holds.
+    Certs(cli::Certificates),
     /// The certificate authority.
     #[command(subcommand)]
     Ca(culvert_ca::cli::Command),
@@ -67,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             runtime.block_on(assemble::run(config))
         }
         Command::Release { config } => assemble::release(&Config::load(&config)?),
+        Command::Certs(command) => Ok(cli::certificates(command)?),
         Command::Ca(command) => culvert_ca::cli::run(command),
     }
 }

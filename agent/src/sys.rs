@@ -2,6 +2,7 @@
 //! two BPF commands. Every unsafe block of the agent is here.
 
 pub mod bpf;
+pub mod dump;
 pub mod mounts;
 pub mod netns;
 pub mod rlimit;

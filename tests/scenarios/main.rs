@@ -3,6 +3,7 @@
 
 mod agent_down;
 mod backpressure;
+mod certs;
 mod churn;
 mod configuration;
 mod crowd;

@@ -33,7 +33,7 @@ mod guard;
 mod http;
 mod lab;
 mod netns;
-mod paths;
+pub mod paths;
 mod place;
 mod process;
 mod scenario;

@@ -12,7 +12,14 @@ use ipnet::IpNet;
 use serde_saphyr::{Location, Spanned};
 
 use super::yaml::YamlError;
-use super::{Ca, Capture, Config, HumanDuration, Mesh, Observe, Tunnel, is_dns_name, raw};
+use super::{
+    Admin, Ca, Capture, Config, DEFAULT_ADMIN_SOCKET, HumanDuration, Mesh, Observe, Tunnel,
+    is_dns_name, raw,
+};
+
+/// Linux: `sun_path` has 108 bytes, one of them a final zero; four are left for the other name
+/// under which a socket is made.
+const MAX_SOCKET_BYTES: usize = 103;
 
 /// Turns the file's fields into values; knows the file for errors and relative paths.
 pub(super) struct Parser<'a> {
@@ -31,6 +38,9 @@ impl Parser<'_> {
             capture: self.capture(raw.capture)?,
             tunnel: self.tunnel(raw.tunnel)?,
             observe: self.observe(raw.observe)?,
+            admin: Admin {
+                socket: self.socket(raw.admin.socket, "admin.socket", DEFAULT_ADMIN_SOCKET)?,
+            },
             node,
         })
     }
@@ -226,6 +236,23 @@ impl Parser<'_> {
         };
         // Joining an absolute path yields that path.
         Ok(self.file.parent().unwrap_or(Path::new("")).join(path))
+    }
+
+    /// The path of a unix socket, which the kernel bounds.
+    fn socket(
+        &self,
+        text: Option<Spanned<String>>,
+        field: &str,
+        default: &str,
+    ) -> Result<PathBuf, YamlError> {
+        let location = text.as_ref().map_or(Location::UNKNOWN, |text| text.referenced);
+        let path = self.path(text, field, default)?;
+        if path.as_os_str().len() > MAX_SOCKET_BYTES {
+            let problem = format!("`{}` is too long for a socket", path.display());
+            let expected = format!("a path of at most {MAX_SOCKET_BYTES} bytes");
+            return Err(self.refuse(location, field, problem, expected));
+        }
+        Ok(path)
     }
 
     fn name(

@@ -22,6 +22,8 @@ pub(super) struct Raw {
     pub(super) tunnel: Tunnel,
     #[serde(default)]
     pub(super) observe: Observe,
+    #[serde(default)]
+    pub(super) admin: Admin,
 }
 
 #[derive(Default, Deserialize)]
@@ -70,4 +72,10 @@ pub(super) struct Observe {
     pub(super) log: Option<Spanned<String>>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) access_log: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Admin {
+    pub(super) socket: Option<Spanned<String>>,
 }

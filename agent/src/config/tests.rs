@@ -51,10 +51,13 @@ observe:
   log: warn,culvert_agent=debug
   logFormat: json
   accessLog: false
+admin:
+  socket: a.sock
 ",
     )
     .unwrap();
     assert_eq!(config.workloads, Path::new("/srv/workloads.yaml"));
+    assert_eq!(config.admin.socket, Path::new("/etc/culvert/a.sock"));
     assert_eq!(config.policies.as_deref(), Some(Path::new("/etc/culvert/../policies.yaml")));
     assert_eq!(config.ca.address.host(), "fd00::1");
     assert_eq!(config.ca.certificate_ttl, Duration::from_secs(20));
@@ -77,7 +80,7 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
         (
             "nod: node1\n",
             "/etc/culvert/agent.yaml:1:1: unknown field `nod`; expected one of `node`, \
-             `trustDomain`, `workloads`, `policies`, `mesh`, `ca`, `capture`, `tunnel`, `observe`",
+             `trustDomain`, `workloads`, `policies`, `mesh`, `ca`, `capture`, `tunnel`, `observe`, `admin`",
         ),
         ("trustDomain: a.b\n", "/etc/culvert/agent.yaml:1:1: field `node` is missing"),
         (
@@ -175,4 +178,12 @@ fn durations_print_as_they_are_written() {
     for text in ["", "s", "10", "-1s", "1.5h", "1h30m", "99999999999999999999s", "30 s"] {
         assert!(text.parse::<HumanDuration>().is_err(), "{text}");
     }
+}
+
+#[test]
+fn a_socket_that_the_kernel_would_cut_is_refused() {
+    let text = format!("node: n\nadmin:\n  socket: /{}\n", "s".repeat(103));
+    let error = error(&text);
+    assert!(error.contains("3:11") && error.contains("at most 103 bytes"), "{error}");
+    parse(&text.replace("/s", "/")).unwrap();
 }

@@ -509,4 +509,6 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 #[cfg(test)]
+pub(crate) mod lab;
+#[cfg(test)]
 mod tests;

@@ -229,6 +229,7 @@ impl Lab {
         let cgroup = cgroup::of_lab(&self.id)?.join(id.name());
         own.set("capture", "cgroup", cgroup.display().to_string());
         own.set("capture", "pinDirectory", sweep::pins(&self.id, id.name()).display().to_string());
+        own.set("admin", "socket", format!("{}.sock", id.name()));
         own.set("observe", "metrics", format!("\"0.0.0.0:{METRICS_PORT}\""));
         own.set("observe", "readiness", format!("\"0.0.0.0:{READINESS_PORT}\""));
         own.set("observe", "log", "info");

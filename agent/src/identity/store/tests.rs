@@ -1,114 +1,17 @@
 //! The store against the real authority, over real TLS on the loopback.
 
-use std::net::SocketAddr;
-use std::path::Path;
-
-use culvert_ca::attest::NodeTokens;
-use culvert_ca::authority::{Authority, Lifetimes, ROOT_CERTIFICATES_FILE};
+use culvert_ca::authority::Authority;
 use culvert_ca::directory::Directory;
-use culvert_ca::placement::PlacementFile;
-use culvert_ca::server::{self, Parts};
 use time::OffsetDateTime;
 use tokio::io::duplex;
 use tokio::net::TcpListener;
 
+use super::lab::{Lab, WORKLOADS, id};
 use super::*;
 use crate::identity::handshake;
 
-const WORKLOADS: &str = "
-workloads:
-  - {name: a1, namespace: default, serviceAccount: web, node: node1}
-  - {name: a2, namespace: default, serviceAccount: api, node: node1}
-  - {name: b1, namespace: default, serviceAccount: db, node: node2}
-";
 /// Far more than anything here takes; a test that gets there has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// An authority's directory, and where it serves.
-struct Lab {
-    directory: tempfile::TempDir,
-    address: SocketAddr,
-    registry: prometheus::Registry,
-    tasks: JoinSet<()>,
-}
-
-/// A running authority.
-struct Running {
-    cancel: CancellationToken,
-    server: JoinSet<Result<(), server::ServeError>>,
-}
-
-impl Lab {
-    /// Files and an address, but nobody who serves there yet.
-    async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
-        std::fs::write(path.join("workloads.yaml"), WORKLOADS).unwrap();
-        let files = Directory::open(path).unwrap();
-        let tokens = NodeTokens::open(&files).unwrap();
-        let now = OffsetDateTime::now_utc();
-        let token = tokens.create("node1", Duration::from_hours(1), now).unwrap();
-        std::fs::write(path.join("token"), token.as_bytes()).unwrap();
-        Authority::open(files, "td".parse().unwrap(), now).await.unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let registry = prometheus::Registry::new();
-        Self { directory, address, registry, tasks: JoinSet::new() }
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    async fn authority(&self, least: Duration) -> Running {
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        let files = Directory::open(self.path()).unwrap();
-        let domain: culvert_spiffe::TrustDomain = "td".parse().unwrap();
-        let authenticator = NodeTokens::open(&files).unwrap();
-        let authority =
-            Authority::open(files, domain.clone(), OffsetDateTime::now_utc()).await.unwrap();
-        let placement = PlacementFile::open(&self.path().join("workloads.yaml"), domain).unwrap();
-        let most = Duration::from_hours(1);
-        let parts = Parts {
-            authority: Arc::new(authority),
-            placement: Arc::new(placement),
-            authenticator,
-            lifetimes: Lifetimes { default: most, least, most },
-            names: vec![],
-            metrics: None,
-        };
-        let cancel = CancellationToken::new();
-        let mut server = JoinSet::new();
-        server.spawn(server::serve(listener, parts, cancel.clone()));
-        Running { cancel, server }
-    }
-
-    /// A store as the agent of node1 has it.
-    async fn store(&mut self, ttl: Duration) -> IdentityStore {
-        let settings = Settings {
-            ca_address: self.address,
-            root_file: self.path().join(ROOT_CERTIFICATES_FILE),
-            token_file: self.path().join("token"),
-            node: "node1".to_owned(),
-            trust_domain: "td".parse().unwrap(),
-            certificate_ttl: ttl,
-        };
-        let cancel = CancellationToken::new();
-        let (store, tasks) = IdentityStore::start(settings, cancel, &self.registry).await.unwrap();
-        self.tasks.spawn(tasks.join());
-        store
-    }
-}
-
-impl Running {
-    async fn stop(mut self) {
-        self.cancel.cancel();
-        self.server.join_next().await.unwrap().unwrap().unwrap();
-    }
-}
-
-fn id(account: &str) -> SpiffeId {
-    format!("spiffe://td/ns/default/sa/{account}").parse().unwrap()
-}
 
 /// Waits until what connections see of an identity is `such`.
 async fn until(hold: &IdentityHold, such: impl FnMut(&Current) -> bool) -> Current {
@@ -285,15 +188,7 @@ async fn svid_is_had_from_another_runtime() {
 #[tokio::test]
 async fn stop_ends_every_task() {
     let lab = Lab::new().await;
-    let settings = Settings {
-        ca_address: lab.address,
-        root_file: lab.path().join(ROOT_CERTIFICATES_FILE),
-        token_file: lab.path().join("token"),
-        node: "node1".to_owned(),
-        trust_domain: "td".parse().unwrap(),
-        certificate_ttl: Duration::from_hours(1),
-    };
-    let cancel = CancellationToken::new();
+    let (settings, cancel) = (lab.settings(Duration::from_hours(1)), CancellationToken::new());
     let (store, tasks) =
         IdentityStore::start(settings, cancel.clone(), &lab.registry).await.unwrap();
     let _holds: Vec<_> =
