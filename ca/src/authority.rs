@@ -41,6 +41,7 @@ mod material;
 pub(crate) mod operate;
 mod published;
 mod settings;
+mod stored;
 
 pub use crate::store::ROOT_CERTIFICATES_FILE;
 pub use error::AuthorityError;
@@ -114,7 +115,7 @@ impl Authority {
             Source::Made => None,
             Source::Cacerts(directory) => Some(Cacerts::new(directory.clone())),
         };
-        let stored = match keeper::read(&*store, &domain).await? {
+        let stored = match stored::read(&*store, &domain).await? {
             Some(stored) => stored,
             None => begin(&*store, &settings, source.as_mut(), now).await?,
         };
@@ -206,12 +207,12 @@ impl Authority {
         life: Duration,
         now: OffsetDateTime,
     ) -> Result<Issued, AuthorityError> {
-        let live = self.live.load();
-        if live.own_keys.contains(&key.der) {
+        let keys = self.live.load();
+        if keys.own_keys.contains(&key.der) {
             return Err(AuthorityError::OwnKey);
         }
-        let params = profile::leaf(id, key.kind, now, self.end_of_leaf(&live, life, now)?)?;
-        sign(&live, &params, &key.key, id, now)
+        let params = profile::leaf(id, key.kind, now, self.end_of_leaf(&keys, life, now)?)?;
+        sign(&keys, &params, &key.key, id, now)
     }
 
     /// Issues the certificate that the authority's own server presents, and its key (PKCS#8).
@@ -222,10 +223,10 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<(Issued, Zeroizing<Vec<u8>>), AuthorityError> {
         let id = SpiffeId::of_authority(&self.trust_domain);
-        let live = self.live.load();
+        let keys = self.live.load();
         let key = KeyPair::generate()?;
-        let params = profile::server(&id, names, now, self.end_of_leaf(&live, life, now)?)?;
-        let issued = sign(&live, &params, &key, &id, now)?;
+        let params = profile::server(&id, names, now, self.end_of_leaf(&keys, life, now)?)?;
+        let issued = sign(&keys, &params, &key, &id, now)?;
         Ok((issued, Zeroizing::new(key.serialize_der())))
     }
 
@@ -233,18 +234,18 @@ impl Authority {
     /// a replica that cannot read it may sign under a root that others drain already.
     fn end_of_leaf(
         &self,
-        live: &Live,
+        keys: &Live,
         life: Duration,
         now: OffsetDateTime,
     ) -> Result<OffsetDateTime, AuthorityError> {
         let confirmed = self.confirmed.load(Ordering::Relaxed);
         let since = OffsetDateTime::from_unix_timestamp(confirmed).unwrap_or(now);
-        let largest = time::Duration::seconds(live.largest_ttl);
+        let largest = time::Duration::seconds(keys.largest_ttl);
         let most = since + largest + UNCONFIRMED_SLACK;
         if most <= now {
             return Err(AuthorityError::Unconfirmed { since });
         }
-        let wished = live.signer.end_of_leaf(life, now)?;
+        let wished = keys.signer.end_of_leaf(life, now)?;
         Ok(wished.min(now + largest).min(most))
     }
 }
@@ -255,7 +256,7 @@ async fn begin(
     settings: &Settings,
     source: Option<&mut Cacerts>,
     now: OffsetDateTime,
-) -> Result<keeper::Stored, AuthorityError> {
+) -> Result<stored::Stored, AuthorityError> {
     if store.published().await?.is_some() {
         return Err(AuthorityError::Lost);
     }
@@ -277,7 +278,7 @@ async fn begin(
     if let Swap::Done(_) = store.swap(state::DOCUMENT, None, &state.to_bytes()).await? {
         info!(trust_domain = %domain, "first root certificate in use");
     }
-    keeper::read(store, domain).await?.ok_or(AuthorityError::Lost)
+    stored::read(store, domain).await?.ok_or(AuthorityError::Lost)
 }
 
 /// Signs, then verifies as a peer would; nothing leaves that does not hold.

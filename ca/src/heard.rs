@@ -151,12 +151,19 @@ pub(crate) struct Shared {
     nodes: Nodes,
     version: Option<Version>,
     written_at: i64,
+    lost: bool,
 }
 
 impl Shared {
     /// What all replicas heard, as of the last exchange.
     pub(crate) fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    /// Whether what was heard before was lost since the last call: nothing may be concluded from
+    /// the silence of nodes until they had time to speak again.
+    pub(crate) fn was_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
     }
 
     /// Reads what other replicas heard, and writes what this one did. Nodes silent for twice
@@ -199,10 +206,13 @@ impl Shared {
             Some(Document { version, .. }) if self.version.as_ref() == Some(&version) => {}
             Some(Document { bytes, version }) => {
                 // Broken, it is worth nothing, and is replaced by what nodes say within a minute.
-                self.nodes = serde_json::from_slice(&bytes).unwrap_or_default();
+                let read = serde_json::from_slice(&bytes);
+                self.lost |= read.is_err();
+                self.nodes = read.unwrap_or_default();
                 self.version = Some(version);
             }
             None => {
+                self.lost |= self.version.is_some();
                 self.nodes = Nodes::default();
                 self.version = None;
             }
@@ -236,3 +246,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

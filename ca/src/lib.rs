@@ -10,7 +10,14 @@
 //! ```
 //!
 //! Two tiers: the root signs an issuing certificate of 30 days, a new one every 10; that signs the
-//! SVIDs and is sent with them. Routine turnover so touches no node's trust bundle.
+//! SVIDs and is sent with them. Routine turnover so touches no node's trust bundle. A root is
+//! replaced by steps:
+//!
+//! ```text
+//!  tend, each second ──▶ store (state, heard) ──▶ rotation: which step, what holds it
+//!                              ▲                        │ one compare-and-swap a step
+//!  ca rotate-root, taint … ────┘  source: plugged-in CA └─▶ published bundle, keys in use
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod attest;

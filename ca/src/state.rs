@@ -3,17 +3,21 @@
 //! Pure data: read, checked for its form, written. What may happen next is [`crate::rotation`]'s
 //! to say; keys are tried when the authority takes the state into use.
 
-use std::fmt;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::authority::Standing;
 
+mod error;
+mod key;
+
+pub use error::StateError;
+pub use key::KeyPem;
+
 /// Name of the document in the store.
 pub const DOCUMENT: &str = "state";
 /// The form written by this version.
-const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 /// Room for the largest document, so that no half-filled buffer with keys is left behind by growth.
 const DOCUMENT_BYTES: usize = 256 * 1024;
 /// Overridden steps that are kept; the oldest go first.
@@ -149,43 +153,6 @@ pub struct Forced {
     pub nodes: Vec<String>,
 }
 
-/// Why a state document cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StateError {
-    /// It is no state document.
-    #[error(
-        "state document cannot be read (line {line}, column {column}): it is half-written or not \
-         this authority's; restore it from a backup"
-    )]
-    Garbage {
-        /// Where, from 1.
-        line: usize,
-        /// Where, from 1.
-        column: usize,
-    },
-    /// Of another version of Culvert.
-    #[error("state document has form {found}, this version reads {SCHEMA}; use a newer culvert")]
-    Schema {
-        /// Its form.
-        found: u32,
-    },
-    /// It does not say what signs.
-    #[error("state document has {found} active roots, not one; restore it from a backup")]
-    Active {
-        /// How many.
-        found: usize,
-    },
-    /// Something in it does not fit together.
-    #[error("root {generation} of the state document is broken ({part}); restore it from a backup")]
-    Generation {
-        /// Which root.
-        generation: u64,
-        /// What is wrong.
-        part: &'static str,
-    },
-}
-
 impl Default for Timing {
     fn default() -> Self {
         const DAY: i64 = 86400;
@@ -224,6 +191,16 @@ impl Phase {
             Self::Revoked => Some(Standing::Revoked),
             Self::Removed => None,
         }
+    }
+
+    /// Whether a root that does not sign may go from here to there.
+    pub(crate) const fn may_become(self, to: Self) -> bool {
+        matches!(
+            (self, to),
+            (Self::Prepared | Self::Draining, Self::Tainted)
+                | (Self::Prepared | Self::Draining | Self::Tainted, Self::Revoked)
+                | (Self::Prepared | Self::Draining | Self::Tainted | Self::Revoked, Self::Removed)
+        )
     }
 
     /// Whether what it signed may be alive while it signs nothing more.
@@ -275,8 +252,9 @@ impl State {
     /// Writes the document.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(DOCUMENT_BYTES));
-        serde_json::to_writer_pretty(&mut *bytes, self)
-            .expect("only texts, numbers and lists of them, and a Vec takes every byte");
+        // Cannot fail: only texts, numbers and lists of them, and a Vec takes every byte. If it did,
+        // what was written so far would be refused as garbage, and not be put in place.
+        let _ = serde_json::to_writer_pretty(&mut *bytes, self);
         bytes
     }
 
@@ -303,39 +281,5 @@ impl State {
     /// What the next generation is called.
     pub fn next_number(&self) -> u64 {
         self.generations.iter().map(|one| one.number).max().unwrap_or(0) + 1
-    }
-}
-
-/// A private key as PEM. Overwritten when dropped, never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct KeyPem(Zeroizing<String>);
-
-impl KeyPem {
-    /// Takes a key.
-    pub fn new(pem: Zeroizing<String>) -> Self {
-        Self(pem)
-    }
-
-    /// The key itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for KeyPem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl Serialize for KeyPem {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for KeyPem {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|pem| Self(Zeroizing::new(pem)))
     }
 }

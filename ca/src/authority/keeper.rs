@@ -3,20 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use culvert_spiffe::TrustDomain;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
 use super::live::Live;
+use super::stored::{Stored, replace};
 use super::{Authority, AuthorityError, Figures, material};
 use crate::heard::Shared;
 use crate::rotation::{self, Change, Facts, Plan, Step};
 use crate::source::{Cacerts, SourceError};
 use crate::state::{self, Origin, Phase, State};
-use crate::store::{Store, Swap, Version};
+use crate::store::Version;
 
-/// Attempts at a change that others get ahead of.
-const ATTEMPTS: usize = 8;
 /// Steps made in one go at most; no rotation has as many that are ready at once.
 const STEPS: usize = 4;
 /// A node's number this far above ours is a fault of the node, not a trace of a lost state.
@@ -34,50 +32,6 @@ pub(super) struct Keeper {
     /// The operator's files, when there are any.
     pub(super) source: Option<Cacerts>,
     warned: Option<(i64, Vec<String>)>,
-}
-
-/// A state as it is in the store, ready for use.
-pub(crate) struct Stored {
-    /// The document.
-    pub(crate) state: State,
-    /// Which one.
-    pub(crate) version: Version,
-    /// What it makes.
-    pub(super) live: Live,
-}
-
-/// Reads the state, and makes it ready for use.
-pub(crate) async fn read(
-    store: &dyn Store,
-    domain: &TrustDomain,
-) -> Result<Option<Stored>, AuthorityError> {
-    let Some(document) = store.read(state::DOCUMENT).await? else { return Ok(None) };
-    let state = State::parse(&document.bytes)?;
-    let live = Live::build(&state, domain)?;
-    Ok(Some(Stored { state, version: document.version, live }))
-}
-
-/// Replaces the state by what `decide` makes of it; when others were first, of theirs. `None` when
-/// it wants no change. What is written was tried before: no state gets in that cannot be used.
-pub(crate) async fn replace(
-    store: &dyn Store,
-    domain: &TrustDomain,
-    seen: (State, Version),
-    mut decide: impl FnMut(State) -> Result<Option<State>, AuthorityError>,
-) -> Result<Option<Stored>, AuthorityError> {
-    let (mut state, mut version) = seen;
-    for _ in 0..ATTEMPTS {
-        let Some(next) = decide(state)? else { return Ok(None) };
-        let live = Live::build(&next, domain)?;
-        match store.swap(state::DOCUMENT, Some(&version), &next.to_bytes()).await? {
-            Swap::Done(version) => return Ok(Some(Stored { state: next, version, live })),
-            Swap::Conflict => {
-                let stored = read(store, domain).await?.ok_or(AuthorityError::Lost)?;
-                (state, version) = (stored.state, stored.version);
-            }
-        }
-    }
-    Err(AuthorityError::Contended)
 }
 
 impl Keeper {
@@ -130,6 +84,10 @@ impl Authority {
         self.confirmed.store(seconds, Ordering::Relaxed);
         let life = keeper.state.largest_ttl;
         keeper.shared.exchange(&*self.store, &self.hearing, seconds, life).await?;
+        if keeper.shared.was_lost() {
+            warn!("what nodes acknowledged was lost; root rotation waits until they say it again");
+            self.distrust_clock(now);
+        }
         self.overtake(keeper, seconds).await?;
         self.look_at_source(keeper, now).await?;
         self.turn_over(keeper, now).await?;
@@ -175,6 +133,7 @@ impl Authority {
             );
         }
         self.live.store(Arc::new(live));
+        tell(&keeper.state, &state);
         keeper.state = state;
         keeper.version = version;
     }
@@ -214,9 +173,9 @@ impl Authority {
     async fn overtake(&self, keeper: &mut Keeper, now: i64) -> Result<(), AuthorityError> {
         let life = keeper.state.largest_ttl;
         let seen = |state: &State, shared: &Shared| {
-            let live = shared.nodes().nodes.values().filter(|node| node.is_live(now, life));
+            let nodes = shared.nodes().nodes.values().filter(|node| node.is_live(now, life));
             let credible = state.sequence + 1..state.sequence + CREDIBLE_LEAD;
-            live.map(|node| node.in_force).filter(|number| credible.contains(number)).max()
+            nodes.map(|node| node.in_force).filter(|number| credible.contains(number)).max()
         };
         let Some(highest) = seen(&keeper.state, &keeper.shared) else { return Ok(()) };
         let changed = self.change(keeper, |state| {
@@ -270,11 +229,11 @@ impl Authority {
         keeper: &mut Keeper,
         now: OffsetDateTime,
     ) -> Result<(), AuthorityError> {
-        if !self.is_due(&keeper.state, now) {
+        if !is_due(&keeper.state, now) {
             return Ok(());
         }
         let changed = self.change(keeper, |state| {
-            let Some(active) = state.active().filter(|_| self.is_due(&state, now)) else {
+            let Some(active) = state.active().filter(|_| is_due(&state, now)) else {
                 return Ok(None);
             };
             let number = state.last_issuing + 1;
@@ -286,20 +245,6 @@ impl Authority {
             info!(not_after = end, "issuing certificate replaced");
         }
         Ok(())
-    }
-
-    fn is_due(&self, state: &State, now: OffsetDateTime) -> bool {
-        let Some(active) = state.active().filter(|active| active.origin == Origin::Made) else {
-            return false;
-        };
-        let signer = active
-            .issuing
-            .as_ref()
-            .map(|issuing| super::live::Signer::read(issuing, active.number));
-        match signer {
-            Some(Ok(signer)) => signer.is_due(state.timing.issuing_turnover, now),
-            _ => true,
-        }
     }
 
     /// Makes the steps that are ready.
@@ -351,6 +296,41 @@ impl Authority {
             self.store.publish(live.roots.as_bytes()).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether our own issuing certificate is to be replaced.
+fn is_due(state: &State, now: OffsetDateTime) -> bool {
+    let Some(active) = state.active().filter(|active| active.origin == Origin::Made) else {
+        return false;
+    };
+    let signer =
+        active.issuing.as_ref().map(|issuing| super::live::Signer::read(issuing, active.number));
+    match signer {
+        Some(Ok(signer)) => signer.is_due(state.timing.issuing_turnover, now),
+        _ => true,
+    }
+}
+
+/// Logs what became of each root, and what was forced, whoever did it.
+fn tell(before: &State, after: &State) {
+    for root in &after.generations {
+        let phase = before.generation(root.number).map(|root| root.phase);
+        match root.phase {
+            same if phase == Some(same) => {}
+            Phase::Tainted | Phase::Revoked => {
+                warn!(root = root.number, phase = root.phase.label(), "root is compromised");
+            }
+            _ => info!(root = root.number, phase = root.phase.label(), "root changed its phase"),
+        }
+    }
+    let known = before.forced.last().map_or(i64::MIN, |forced| forced.at);
+    for forced in after.forced.iter().filter(|forced| forced.at > known) {
+        warn!(
+            step = forced.step,
+            nodes = forced.nodes.join(","),
+            "step of root rotation FORCED over nodes that have not acknowledged the trust bundle"
+        );
     }
 }
 

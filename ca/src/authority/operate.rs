@@ -4,7 +4,7 @@
 use culvert_spiffe::TrustDomain;
 use time::OffsetDateTime;
 
-use super::{AuthorityError, keeper, material};
+use super::{AuthorityError, material, stored};
 use crate::heard::{self, Nodes};
 use crate::rotation::{self, Change, Facts, Hold, Plan, Step};
 use crate::state::{Generation, Origin, Phase, State};
@@ -184,7 +184,7 @@ async fn order(
     let state = State::parse(&document.bytes).map_err(AuthorityError::from)?;
     let domain = domain_of(&state)?;
     let mut refused = None;
-    keeper::replace(store, &domain, (state, document.version), |state| {
+    stored::replace(store, &domain, (state, document.version), |state| {
         match decide(state, &domain, now) {
             Ok(next) => Ok(Some(next)),
             Err(OrderError::Authority(error)) => Err(error),

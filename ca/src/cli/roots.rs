@@ -150,3 +150,6 @@ pub(crate) fn moment(seconds: i64) -> String {
         .and_then(|at| at.format(&Rfc3339).ok())
         .unwrap_or_else(|| format!("{seconds} s after 1970"))
 }
+
+#[cfg(test)]
+mod tests;

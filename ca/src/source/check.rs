@@ -114,9 +114,9 @@ fn path<'a>(
         if roots.iter().any(|root| root.der == last.der) {
             return Ok(path);
         }
-        let signed = |by: &&Pem| is_signed_by(&last.der, &by.der);
-        let next = roots.iter().find(signed).or_else(|| {
-            between.iter().filter(|one| path.iter().all(|known| known.der != one.der)).find(signed)
+        let above = |by: &&Pem| is_signed_by(&last.der, &by.der);
+        let next = roots.iter().find(above).or_else(|| {
+            between.iter().filter(|one| path.iter().all(|known| known.der != one.der)).find(above)
         });
         match next {
             Some(next) if path.len() <= MAX_CHAIN => path.push(next),

@@ -7,6 +7,9 @@ use super::*;
 use crate::state::Timing;
 use crate::store::{Document, StoreError, StoreFuture, Version};
 
+/// The content that a writer has seen.
+struct Seen<'a>(Option<&'a Version>);
+
 /// A store in memory that fails when told.
 #[derive(Default)]
 pub(super) struct Fragile {
@@ -53,7 +56,7 @@ impl Fragile {
         &self,
         name: &str,
         bytes: &[u8],
-        seen: Option<Option<&Version>>,
+        compare: Option<Seen<'_>>,
     ) -> Result<Swap, StoreError> {
         let (before, after) = self.fails();
         if before {
@@ -61,7 +64,7 @@ impl Fragile {
         }
         let mut documents = self.documents.lock().unwrap();
         let found = documents.get(name).map(|(version, _)| Version::new(version.to_string()));
-        if seen.is_some_and(|seen| seen != found.as_ref()) {
+        if compare.is_some_and(|compare| compare.0 != found.as_ref()) {
             return Ok(Swap::Conflict);
         }
         let version = documents.get(name).map_or(0, |(version, _)| *version) + 1;
@@ -93,7 +96,7 @@ impl Store for Fragile {
         seen: Option<&'a Version>,
         bytes: &'a [u8],
     ) -> StoreFuture<'a, Swap> {
-        let result = self.write(name, bytes, Some(seen));
+        let result = self.write(name, bytes, Some(Seen(seen)));
         Box::pin(async { result })
     }
 

@@ -93,7 +93,8 @@ async fn two_replicas_that_rotate_at_once_agree() {
         // Either may be first.
         let (left, right) = if second % 2 == 0 { (&one, &two) } else { (&two, &one) };
         let (a, b) = tokio::join!(left.tend(now), right.tend(now));
-        (a.unwrap(), b.unwrap());
+        a.unwrap();
+        b.unwrap();
         for replica in [&one, &two] {
             let key = proven(&KeyPair::generate().unwrap());
             let issued = replica.issue(&web(), &key, HOUR, now).unwrap();
