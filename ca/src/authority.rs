@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use culvert_spiffe::{PeerRole, SpiffeId, TrustBundle, TrustDomain};
+use culvert_spiffe::{SpiffeId, TrustBundle, TrustDomain};
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
@@ -294,8 +294,7 @@ fn sign(
     let mut chain = Vec::with_capacity(signer.chain.len() + 1);
     chain.push(leaf.der().clone());
     chain.extend(signer.chain.iter().cloned());
-    let at = unix(now);
-    let peer = live.bundle.verify(&chain, PeerRole::Both, at)?.expect(id)?;
+    let peer = signer.verify(&chain, &live.bundle, now)?.expect(id)?;
     let parsed = parse(leaf.der()).ok_or(AuthorityError::Unreadable)?;
     let mut cert_chain = Vec::with_capacity(signer.chain_pem.len() + 2);
     cert_chain.push(leaf.pem());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use culvert_spiffe::TrustDomain;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
@@ -229,11 +230,12 @@ impl Authority {
         keeper: &mut Keeper,
         now: OffsetDateTime,
     ) -> Result<(), AuthorityError> {
-        if !is_due(&keeper.state, now) {
+        if !is_due(&keeper.state, &self.trust_domain, now) {
             return Ok(());
         }
         let changed = self.change(keeper, |state| {
-            let Some(active) = state.active().filter(|_| is_due(&state, now)) else {
+            let Some(active) = state.active().filter(|_| is_due(&state, &self.trust_domain, now))
+            else {
                 return Ok(None);
             };
             let number = state.last_issuing + 1;
@@ -300,12 +302,14 @@ impl Authority {
 }
 
 /// Whether our own issuing certificate is to be replaced.
-fn is_due(state: &State, now: OffsetDateTime) -> bool {
+fn is_due(state: &State, domain: &TrustDomain, now: OffsetDateTime) -> bool {
     let Some(active) = state.active().filter(|active| active.origin == Origin::Made) else {
         return false;
     };
-    let signer =
-        active.issuing.as_ref().map(|issuing| super::live::Signer::read(issuing, active.number));
+    let signer = active
+        .issuing
+        .as_ref()
+        .map(|issuing| super::live::Signer::read(issuing, domain, active.number));
     match signer {
         Some(Ok(signer)) => signer.is_due(state.timing.issuing_turnover, now),
         _ => true,

@@ -1,16 +1,16 @@
 //! [`Live`]: a state made ready for use, checked whole: the keys and chains that calls sign with.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use culvert_spiffe::{BundleError, TrustBundle, TrustDomain};
+use culvert_spiffe::{BundleError, PeerRole, TrustBundle, TrustDomain, VerifiedPeer, VerifyError};
 use rcgen::{Issuer, KeyPair, PublicKeyData as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 
-use super::{AuthorityError, Generation, PublishedBundle, PublishedRoot, parse};
+use super::{AuthorityError, Generation, PublishedBundle, PublishedRoot, parse, unix};
 use crate::profile::{BACKDATE, ISSUER_MARGIN};
 use crate::state::{self, Issuing, Origin, State, StateError};
 
@@ -33,6 +33,10 @@ pub(crate) struct Live {
 /// The certificate that signs leaves.
 pub(super) struct Signer {
     pub(super) issuer: Issuer<'static, KeyPair>,
+    /// Verifies what it signed by itself alone.
+    alone: TrustBundle,
+    /// Set once a leaf under it was verified all the way to a root.
+    reaches_root: OnceLock<()>,
     /// What follows the leaf.
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// The same, PEM.
@@ -55,7 +59,7 @@ impl Live {
         let published = published(state)?;
         let bundle = bundle(domain, &published)?;
         let issuing = active.issuing.as_ref().ok_or_else(|| broken("no issuing certificate"))?;
-        let mut signer = Signer::read(issuing, active.number)?;
+        let mut signer = Signer::read(issuing, domain, active.number)?;
         if let Some(cross) = &active.cross
             && state.generations.iter().any(|one| one.number < active.number && one.phase.drains())
         {
@@ -110,7 +114,11 @@ pub(crate) fn first_end(anchors: &[String]) -> Option<i64> {
 }
 
 impl Signer {
-    pub(super) fn read(issuing: &Issuing, generation: u64) -> Result<Self, AuthorityError> {
+    pub(super) fn read(
+        issuing: &Issuing,
+        domain: &TrustDomain,
+        generation: u64,
+    ) -> Result<Self, AuthorityError> {
         let broken = |part| StateError::Generation { generation, part };
         let signs = certificate(&issuing.certificate, generation)?;
         let key = read_key(issuing.key.expose()).ok_or_else(|| broken("issuing key unreadable"))?;
@@ -126,11 +134,31 @@ impl Signer {
             issuing.chain.iter().map(|pem| certificate(pem, generation)).collect();
         Ok(Self {
             issuer: Issuer::from_ca_cert_der(&signs, key)?,
+            alone: TrustBundle::from_certificates(domain.clone(), vec![signs])?,
+            reaches_root: OnceLock::new(),
             chain: chain?,
             chain_pem: issuing.chain.clone(),
             not_before,
             not_after,
         })
+    }
+
+    /// Verifies a chain that it just signed, as a peer with these `roots` would.
+    ///
+    /// Checking signatures is most of what a call costs, and those between here and the root are
+    /// always the same: they are checked for the first leaf, the leaf's own for every one.
+    pub(super) fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        roots: &TrustBundle,
+        now: OffsetDateTime,
+    ) -> Result<VerifiedPeer, VerifyError> {
+        if self.reaches_root.get().is_some() && (self.not_before..self.not_after).contains(&now) {
+            return self.alone.verify(&chain[..1], PeerRole::Both, unix(now));
+        }
+        let peer = roots.verify(chain, PeerRole::Both, unix(now))?;
+        self.reaches_root.get_or_init(|| ());
+        Ok(peer)
     }
 
     /// Whether it is time for the next issuing certificate. A certificate from the future, which a

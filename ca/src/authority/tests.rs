@@ -1,3 +1,4 @@
+use culvert_spiffe::PeerRole;
 use rcgen::{CertificateParams, PublicKeyData as _};
 use time::macros::datetime;
 
