@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::id::shown;
@@ -299,12 +299,26 @@ impl TrustBundle {
                 now,
                 usage,
                 None,
-                None,
+                Some(&issuers_may_sign),
             )
             .map_err(broken)?;
         // The anchor is one of ours, so it has an identity.
         self.id_of(path.anchor()).ok_or_else(|| broken(webpki::Error::UnknownIssuer))
     }
+}
+
+/// Refuses a path with an issuing certificate whose key usage does not let it sign certificates:
+/// RFC 5280 section 6.1.4 (n), which webpki leaves out. Another path may still hold.
+fn issuers_may_sign(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+    for issuer in path.intermediate_certificates() {
+        let der = issuer.der();
+        let parsed = parse(&der).map_err(|_| webpki::Error::BadDer)?;
+        let usage = parsed.key_usage().map_err(|_| webpki::Error::BadDer)?;
+        if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+            return Err(webpki::Error::EndEntityUsedAsCa);
+        }
+    }
+    Ok(())
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, VerifyError> {

@@ -83,6 +83,21 @@ fn chain_through_an_issuing_certificate_holds() {
 }
 
 #[test]
+fn issuing_certificate_that_may_not_sign_certificates_is_refused() {
+    let root = root("root");
+    let mut params = ca_params("issuing", 0);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let issuing = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root).unwrap();
+    let leaf = leaf_params(&[WEB]).signed_by(&KeyPair::generate().unwrap(), &issuing).unwrap();
+    let error = bundle(&root)
+        .verify(&[leaf.der().clone(), issuing.der().clone()], PeerRole::Server, now())
+        .unwrap_err();
+    let may_not =
+        matches!(error, VerifyError::Path { source: webpki::Error::EndEntityUsedAsCa, .. });
+    assert!(may_not, "{error:?}");
+}
+
+#[test]
 fn expired_issuing_certificate_is_told_from_an_expired_leaf() {
     let root = root("root");
     let mut params = ca_params("issuing", 0);
