@@ -16,6 +16,9 @@ use crate::profile::KeyKind;
 /// Longest request read, PEM.
 pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
 
+/// What the block may be called: as RFC 7468 has it, and as older programs do.
+const LABELS: [&str; 2] = ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"];
+
 /// The only public exponent taken.
 const RSA_EXPONENT: &[u8] = &[1, 0, 1];
 
@@ -59,15 +62,10 @@ pub fn read(pem: &str, id: &SpiffeId) -> Result<ProvenKey, RequestError> {
         return Err(RequestError::TooLarge);
     }
     let text = pem.trim_ascii();
-    if !text.starts_with("-----BEGIN ") {
+    if !LABELS.iter().any(|label| is_one_block(text, label)) {
         return Err(RequestError::Malformed);
     }
-    let (rest, block) = parse_x509_pem(text.as_bytes()).map_err(|_| RequestError::Malformed)?;
-    let labelled =
-        matches!(block.label.as_str(), "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST");
-    if !labelled || !rest.trim_ascii().is_empty() {
-        return Err(RequestError::Malformed);
-    }
+    let (_, block) = parse_x509_pem(text.as_bytes()).map_err(|_| RequestError::Malformed)?;
     let (rest, request) =
         X509CertificationRequest::from_der(&block.contents).map_err(|_| RequestError::Malformed)?;
     if !rest.is_empty() {
@@ -80,6 +78,23 @@ pub fn read(pem: &str, id: &SpiffeId) -> Result<ProvenKey, RequestError> {
     check_extensions(&request, id)?;
     let key = SubjectPublicKeyInfo::from_der(parsed.raw).map_err(|_| RequestError::Key)?;
     Ok(ProvenKey { key, kind, der: parsed.raw.to_vec() })
+}
+
+/// Whether a text is one block of PEM and nothing else. The parser behind takes any line that begins
+/// as an end does, and ignores what stands behind the dashes.
+fn is_one_block(text: &str, label: &str) -> bool {
+    let inside = text
+        .strip_prefix("-----BEGIN ")
+        .and_then(|rest| rest.strip_prefix(label))
+        .and_then(|rest| rest.strip_prefix("-----"))
+        .and_then(|rest| rest.strip_suffix("-----"))
+        .and_then(|rest| rest.strip_suffix(label))
+        .and_then(|rest| rest.strip_suffix("-----END "));
+    inside.is_some_and(|lines| {
+        (lines.starts_with('\n') || lines.starts_with("\r\n"))
+            && lines.ends_with('\n')
+            && !lines.contains('-')
+    })
 }
 
 /// What kind of key it is, if one that is taken.
@@ -198,6 +213,11 @@ mod tests {
             format!("leading {good}"),
             good.replace("CERTIFICATE REQUEST", "CERTIFICATE"),
             good.replacen("\nM", "\nA", 1),
+            // Found by fuzzing: an end that is none, and words behind the dashes.
+            good.replace("REQUEST-----\n", "REQUEST-----words\n"),
+            good.replacen("REQUEST-----\n", "REQUEST-----words\n", 1),
+            good.replace("END CERTIFICATE REQUEST", "END CERTIFICATE"),
+            good.trim_end().strip_suffix("---").unwrap().to_owned() + "=--",
         ] {
             assert_eq!(judge(&pem), Err(RequestError::Malformed), "{pem}");
         }
