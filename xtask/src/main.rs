@@ -9,6 +9,7 @@ mod build;
 mod build_ebpf;
 mod check;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod lab;
 mod paths;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run the unit tests, then the scenarios on the real kernel.
     Test(test::Arguments),
+    /// Fuzz the parsers of outside bytes.
+    Fuzz(fuzz::Arguments),
     /// Use the two-node lab by hand.
     #[command(subcommand)]
     Lab(lab::Action),
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments).map(done),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments).map(done),
         Command::Lab(action) => lab::run(&action),
         Command::Proto { check } => proto::generate(check).map(done),
     };

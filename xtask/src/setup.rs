@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     Agent,
     /// Building the kernel programs.
     Kernel,
+    /// Building the fuzzing engine, which is C++.
+    Fuzz,
     /// Running the demo and the tests.
     Run,
 }
@@ -63,11 +65,13 @@ const NEEDS: &[Need] = &[
     need(Purpose::Kernel, Sign::File("/usr/lib/llvm-22/lib/libPolly.a"), "libpolly-22-dev"),
     need(Purpose::Kernel, Sign::File("/usr/include/zstd.h"), "libzstd-dev"),
     need(Purpose::Kernel, Sign::File("/usr/include/zlib.h"), "zlib1g-dev"),
+    need(Purpose::Fuzz, Sign::Program("c++"), "g++"),
     need(Purpose::Run, Sign::Program("ip"), "iproute2"),
     need(Purpose::Run, Sign::Program("nsenter"), "util-linux"),
     need(Purpose::Run, Sign::Program("nginx"), "nginx-light"),
     need(Purpose::Run, Sign::Program("curl"), "curl"),
     need(Purpose::Run, Sign::Program("openssl"), "openssl"),
+    need(Purpose::Run, Sign::Program("faketime"), "faketime"),
     need(Purpose::Run, Sign::Program("tcpdump"), "tcpdump"),
     need(Purpose::Run, Sign::Program("socat"), "socat"),
     need(Purpose::Run, Sign::Program("nghttp"), "nghttp2-client"),
