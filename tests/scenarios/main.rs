@@ -5,6 +5,7 @@ mod agent_down;
 mod backpressure;
 mod certs;
 mod churn;
+mod clock;
 mod configuration;
 mod crowd;
 mod cut_short;

@@ -1,15 +1,21 @@
 //! Certificates that are renewed while traffic runs, and an authority that is gone.
 
+use crate::hostile::witness;
 use anyhow::{Context, Result, ensure};
-use culvert_tests::{Builder, LONG, Lab, NodeId, SOON, scenario, until};
+use culvert_tests::{Builder, LONG, Lab, NodeId, Pod, SOON, scenario, scenario_within, until};
 use serde_json::Value;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// Longest that a connection waits for its first certificate, in microseconds.
 const WAIT_US: u64 = 5_000_000;
 
 /// Until a certificate of [`short_lived`] has ended, and some more.
 const LIFE: Duration = Duration::from_secs(40);
+
+/// Longest until all identities of a node are renewed once the authority is back, after some
+/// seconds of failures: a few steps of the backoff.
+const RENEWED: Duration = Duration::from_secs(10);
 
 /// Certificates with a life of seconds; they are renewed between 60 and 70 % of it.
 fn short_lived(life: &str) -> Builder {
@@ -130,6 +136,110 @@ fn first_connection_waits_for_an_authority_that_is_down_and_is_then_reset() {
         until("connections to work", LONG, || {
             talk(&lab, "a1", &to).ok().filter(|said| said["echoed"] == true)
         })?;
+        Ok(())
+    });
+}
+
+/// How long certificates of ten seconds are replaced under load: more than ten times each.
+const ROTATING: Duration = Duration::from_secs(75);
+
+/// The end of the certificate that an agent holds for a pod, in seconds since 1970, as it says.
+fn held_until(lab: &Lab, pod: &Pod) -> Result<u64> {
+    let id = pod.spiffe_id("cluster.local");
+    let labels = [("identity", id.as_str())];
+    let end = lab.metrics(pod.node())?.sum("culvert_identity_svid_expiry_seconds", &labels);
+    ensure!(end > 0.0, "no certificate for {id}");
+    Ok(Duration::from_secs_f64(end).as_secs())
+}
+
+/// What the HBONE port of a pod has presented so far.
+#[derive(Default)]
+struct Seen {
+    serials: BTreeSet<String>,
+    last: u64,
+    tunnels: u32,
+}
+
+impl Seen {
+    /// Opens one more tunnel: it must present what the agent holds now, and never an older one.
+    fn look(&mut self, lab: &Lab, from: &Pod, to: &Pod) -> Result<()> {
+        let before = held_until(lab, to)?;
+        let facts = witness::presented(lab, from, to)?;
+        let after = held_until(lab, to)?;
+        let end = facts.not_after.as_secs();
+        ensure!(
+            (before..=after).contains(&end) && end >= self.last,
+            "presented one that ends {end}, while it held {before} to {after}, after {}",
+            self.last
+        );
+        self.last = end;
+        self.tunnels += 1;
+        self.serials.insert(facts.serial.to_string());
+        Ok(())
+    }
+}
+
+#[test]
+fn every_new_tunnel_presents_the_newest_certificate_under_thousands_of_connections() {
+    scenario_within(Duration::from_mins(4), || {
+        let lab = short_lived("10s").start()?;
+        let (a1, b1) = (lab.pod("a1"), lab.pod("b1"));
+        let _echo = b1.server(&["echo", "--listen", "[::]:80"])?;
+        let _back = a1.server(&["echo", "--listen", "[::]:80"])?;
+        let short = |from: &Pod, to: &Pod| {
+            let words =
+                ["short", "--to", &to.at(80).to_string(), "--count", "1", "--parallel", "2"];
+            from.app(&[&words[..], &["--until-stdin-ends"]].concat())
+        };
+        let clients = [short(a1, b1)?, short(b1, a1)?];
+        let (mut at_b1, mut at_a1) = (Seen::default(), Seen::default());
+        let begun = Instant::now();
+        while begun.elapsed() < ROTATING {
+            at_b1.look(&lab, lab.pod("x1"), b1)?;
+            at_a1.look(&lab, lab.pod("y1"), a1)?;
+        }
+        for client in clients {
+            client.close_stdin();
+            let said = client.wait(SOON)?.json()?;
+            println!("{said}");
+            ensure!(said["failed"] == 0 && said["ok"].as_u64() > Some(2000), "{said}");
+        }
+        for seen in [at_b1, at_a1] {
+            println!("{} tunnels, {} certificates", seen.tunnels, seen.serials.len());
+            ensure!(seen.tunnels > 100 && seen.serials.len() > 9, "too few to tell");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn authority_away_for_a_third_of_a_life_is_not_noticed_and_all_renew_once_it_is_back() {
+    scenario(|| {
+        let mut lab = short_lived("30s").start()?;
+        let _echo = lab.pod("b1").server(&["echo", "--listen", "[::]:80"])?;
+        let to = lab.pod("b1").at(80).to_string();
+        let short = ["short", "--to", &to, "--count", "1", "--parallel", "1", "--until-stdin-ends"];
+        let short = lab.pod("a1").app(&short)?;
+        lab.stop_ca()?;
+        let away = Instant::now();
+        // It is missed first when renewals are due: at 60 % of life.
+        for node in NodeId::ALL {
+            lab.agent(node)?.wait_for("authority issued no certificate", LIFE)?;
+        }
+        ensure!(away.elapsed() > Duration::from_secs(9), "missed after {:?}", away.elapsed());
+        let pods = ["a1", "a2", "b1", "b2"];
+        let held = |lab: &Lab| -> Result<Vec<u64>> {
+            pods.iter().map(|name| held_until(lab, lab.pod(name))).collect()
+        };
+        let before = held(&lab)?;
+        lab.start_ca()?;
+        until("every identity to be renewed", RENEWED, || {
+            let now = held(&lab).ok()?;
+            before.iter().zip(&now).all(|(old, new)| new > old).then_some(())
+        })?;
+        short.close_stdin();
+        let said = short.wait(SOON)?.json()?;
+        ensure!(said["failed"] == 0 && said["ok"].as_u64() > Some(100), "{said}");
         Ok(())
     });
 }

@@ -9,6 +9,7 @@ pub use build::Builder;
 pub use kernel::KernelState;
 pub use nodes::{Node, NodeId, Pod};
 
+use crate::clock::Clock;
 use crate::files::{self, AgentSettings, PodSpec};
 use crate::place::Place;
 use crate::process::{Process, Signal};
@@ -28,6 +29,7 @@ pub struct Lab {
     settings: AgentSettings,
     ca_arguments: Vec<String>,
     culvert: Option<PathBuf>,
+    clocks: [Option<Clock>; 2],
     ca: Option<Process>,
     agents: [Option<Process>; 2],
     kept: bool,
@@ -92,6 +94,16 @@ impl Lab {
     /// Sets a value of the agents' configuration; counts from their next start.
     pub fn set(&mut self, section: &str, key: &str, value: &str) {
         self.settings.set(section, key, value);
+    }
+
+    /// Gives a node's agent a clock of its own, from its next start; the test moves it meanwhile.
+    ///
+    /// # Errors
+    /// This machine has no libfaketime.
+    pub fn give_clock(&mut self, id: NodeId) -> Result<Clock> {
+        let clock = Clock::new(&self.directory.join(format!("{}.clock", id.name())))?;
+        self.clocks[id.index()] = Some(clock.clone());
+        Ok(clock)
     }
 
     /// Replaces the policies: a stream of `PeerAuthentication` documents.

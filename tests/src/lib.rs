@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod cgroup;
+mod clock;
 mod files;
 mod guard;
 mod http;
@@ -36,11 +37,13 @@ mod netns;
 pub mod paths;
 mod place;
 mod process;
+pub mod s_client;
 mod scenario;
 pub mod sweep;
 pub mod usage;
 mod wait;
 
+pub use clock::Clock;
 pub use files::{AgentSettings, PodSpec};
 pub use guard::{Missing, check};
 pub use http::{Scrape, get};

@@ -66,6 +66,15 @@ impl Place {
     pub fn spawn<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Result<Process> {
         let program = words.first().context("a program is wanted")?.as_ref();
         let program = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+        self.spawn_as(&program, words)
+    }
+
+    /// The same with a name of its own for the logs.
+    pub(crate) fn spawn_as<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        program: &str,
+        words: &[S],
+    ) -> Result<Process> {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}.{program}.{number}", self.name);
         Process::start(&name, self.command(words), &self.logs)

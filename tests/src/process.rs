@@ -85,7 +85,10 @@ pub struct Process {
 
 impl Process {
     /// Starts a command with its output going to `NAME.out` and `NAME.err` in `logs`.
-    pub(crate) fn start(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
         let (stdout, stderr) = (logs.join(format!("{name}.out")), logs.join(format!("{name}.err")));
         let create = |path: &Path| {
             File::create(path).with_context(|| format!("could not create {}", path.display()))

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: builds everything, runs the unit tests, then the scenarios on the real
-//! kernel, one after the other.
+//! `cargo xtask test`: builds everything, runs the unit tests, asks other implementations what they
+//! make of our certificates, then runs the scenarios on the real kernel, one after the other.
 
 use crate::setup::{self, Purpose};
 use crate::{build, run};
@@ -36,6 +36,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         keep_worst(unit(arguments, &["--doc"])?);
     }
     if !arguments.unit {
+        run::say("asking other implementations: openssl, Go");
+        keep_worst(started(across(arguments, "interop"))?);
         keep_worst(scenarios(arguments)?);
     }
     Ok(ExitCode::from(u8::try_from(worst).unwrap_or(1)))
@@ -50,10 +52,8 @@ fn unit(arguments: &Arguments, which: &[&str]) -> Result<ExitStatus> {
 
 fn scenarios(arguments: &Arguments) -> Result<ExitStatus> {
     run::say("running the scenarios");
-    let mut cargo = build::cargo("test");
+    let mut cargo = across(arguments, "scenarios");
     cargo
-        .args(["--test", "scenarios", "--no-fail-fast"])
-        .args(&arguments.filter)
         // Each scenario has the machine's two nodes for itself.
         .args(["--", "--test-threads=1"]);
     if setup::is_root() {
@@ -63,6 +63,13 @@ fn scenarios(arguments: &Arguments) -> Result<ExitStatus> {
         eprintln!("note: scenarios need root and are skipped; run `sudo -E cargo xtask test`");
     }
     started(cargo)
+}
+
+/// One of the test programs across crates.
+fn across(arguments: &Arguments, program: &str) -> Command {
+    let mut cargo = build::cargo("test");
+    cargo.args(["--test", program, "--no-fail-fast"]).args(&arguments.filter);
+    cargo
 }
 
 fn started(mut cargo: Command) -> Result<ExitStatus> {

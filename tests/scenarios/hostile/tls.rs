@@ -109,6 +109,12 @@ impl Tls {
         Ok(())
     }
 
+    /// The chain that the victim presented, leaf first; empty before the handshake.
+    pub(super) fn presented(&self) -> Vec<CertificateDer<'static>> {
+        let chain = self.connection.peer_certificates().unwrap_or_default();
+        chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
+    }
+
     /// Says nothing more and waits for the victim's last word; bytes before it are returned.
     pub(super) fn last_word(&mut self) -> (Vec<u8>, End) {
         let mut said = Vec::new();

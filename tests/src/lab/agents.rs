@@ -1,6 +1,7 @@
 //! The CA and the agents of a lab: started, asked, stopped.
 
 use super::{Lab, NodeId};
+use crate::clock::Clock;
 use crate::files::{self, AgentSettings};
 use crate::http::{self, Scrape};
 use crate::process::{Process, Signal};
@@ -89,13 +90,14 @@ impl Lab {
             bail!("{} has an agent already", id.name());
         }
         files::replace(&self.agent_file(id), &self.agent_settings(id)?.text())?;
-        let words = [
+        let mut words = self.clocks[id.index()].as_ref().map(Clock::words).unwrap_or_default();
+        words.extend([
             self.culvert()?.into_os_string(),
             "agent".into(),
             "--config".into(),
             self.agent_file(id).into_os_string(),
-        ];
-        self.agents[id.index()] = Some(self.node(id).agent_place().spawn(&words)?);
+        ]);
+        self.agents[id.index()] = Some(self.node(id).agent_place().spawn_as("culvert", &words)?);
         Ok(())
     }
 

@@ -139,6 +139,7 @@ impl Builder {
             settings: self.settings,
             ca_arguments: self.ca_arguments,
             culvert: self.culvert,
+            clocks: [None, None],
             ca: None,
             agents: [None, None],
             kept: false,
