@@ -27,6 +27,9 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Longest input tried: over the largest that a parser takes, a request of 16 KiB.
 const MAX_INPUT: &str = "-max_len=20000";
 
+/// Most inputs of a target that are checked in besides those that a person named.
+const KEPT: usize = 80;
+
 /// Longest that one input may take, in seconds.
 const INPUT_LIMIT: &str = "-timeout=10";
 
@@ -135,7 +138,8 @@ impl Target {
         Ok(status.success())
     }
 
-    /// Makes the corpus anew from itself and what was grown.
+    /// Makes the corpus anew from itself and what was grown: few inputs that reach every edge. Those
+    /// that a person named stay.
     fn keep(&self) -> Result<()> {
         let merged = self.grown.with_file_name("merged");
         if merged.exists() {
@@ -143,19 +147,36 @@ impl Target {
         }
         fs::create_dir_all(&merged)?;
         let mut command = Command::new(&self.program);
-        command.arg("-merge=1").args([&merged, &self.corpus, &self.grown]).arg(MAX_INPUT);
+        command.args(["-set_cover_merge=1", "-use_counters=0", MAX_INPUT]);
+        command.args([&merged, &self.corpus, &self.grown]);
         run::plain("merging what is new into the corpus", &mut command)?;
         replace(&self.corpus, &merged)
     }
 }
 
-/// Puts the files of one folder in place of those of another.
-fn replace(old: &Path, new: &Path) -> Result<()> {
-    for entry in fs::read_dir(old)?.flatten() {
-        fs::remove_file(entry.path())?;
+/// Puts what was merged in place of what was merged before.
+fn replace(corpus: &Path, merged: &Path) -> Result<()> {
+    let mut named = Vec::new();
+    for path in files(corpus)? {
+        // The engine names inputs by their hash.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            fs::remove_file(&path)?;
+        } else {
+            named.push(fs::read(&path)?);
+        }
     }
-    for entry in fs::read_dir(new)?.flatten() {
-        fs::copy(entry.path(), old.join(entry.file_name()))?;
+    let mut telling = files(merged)?;
+    // The engine writes those first that reach most which no earlier one does.
+    telling.sort_by_key(|path| fs::metadata(path).and_then(|about| about.modified()).ok());
+    for path in telling.into_iter().take(KEPT) {
+        if !named.contains(&fs::read(&path)?) {
+            fs::copy(&path, corpus.join(path.file_name().unwrap_or_default()))?;
+        }
     }
     Ok(())
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect())
 }
