@@ -15,17 +15,27 @@ use tracing::info;
 
 use super::ServeError;
 use crate::authority::{Authority, AuthorityError, Lifetimes};
-use crate::profile::ServerName;
+use crate::profile::{BACKDATE, ServerName};
 
 /// The server's certificate of the moment.
 #[derive(Debug)]
 pub(super) struct ServerCertificate {
     current: ArcSwap<CertifiedKey>,
-    /// Guards when the current one is due, and which root stands behind it; held while the next is
-    /// made.
-    due: Mutex<(OffsetDateTime, u64)>,
+    /// Guards for how long the current one does; held while the next is made.
+    good: Mutex<Good>,
     names: Vec<ServerName>,
     lifetimes: Lifetimes,
+}
+
+/// When a certificate need not be replaced.
+#[derive(Debug)]
+struct Good {
+    /// Its beginning: before it, the clock was set back, and no peer would believe it.
+    from: OffsetDateTime,
+    /// Half of its life.
+    until: OffsetDateTime,
+    /// Generation of the root behind it.
+    root: u64,
 }
 
 impl ServerCertificate {
@@ -36,26 +46,27 @@ impl ServerCertificate {
     ) -> Result<Self, ServeError> {
         let now = OffsetDateTime::now_utc();
         let root = authority.generation().root;
-        let (key, due) = make(authority, &names, lifetimes, now)?;
-        let due = (due, root);
-        Ok(Self { current: ArcSwap::from_pointee(key), due: Mutex::new(due), names, lifetimes })
+        let (key, until) = make(authority, &names, lifetimes, now)?;
+        let good = Mutex::new(Good { from: now - BACKDATE, until, root });
+        Ok(Self { current: ArcSwap::from_pointee(key), good, names, lifetimes })
     }
 
-    /// Replaces the certificate after half of its life, and when another root signs.
+    /// Replaces the certificate after half of its life, when another root signs, and when it begins
+    /// in the future because the clock was set back.
     pub(super) fn renew(
         &self,
         authority: &Authority,
         now: OffsetDateTime,
     ) -> Result<(), AuthorityError> {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         let root = authority.generation().root;
-        if now < due.0 && root == due.1 {
+        if (good.from..good.until).contains(&now) && root == good.root {
             return Ok(());
         }
-        let (key, next) = make(authority, &self.names, self.lifetimes, now)?;
+        let (key, until) = make(authority, &self.names, self.lifetimes, now)?;
         self.current.store(Arc::new(key));
-        *due = (next, root);
-        info!(next = next.unix_timestamp(), "server certificate replaced");
+        *good = Good { from: now - BACKDATE, until, root };
+        info!(next = until.unix_timestamp(), "server certificate replaced");
         Ok(())
     }
 }
@@ -104,4 +115,34 @@ pub(super) fn config(
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::directory::Directory;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[tokio::test]
+    async fn certificate_is_replaced_at_half_its_life_and_when_the_clock_was_set_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let directory = Directory::open(temp.path()).unwrap();
+        let authority = Authority::open(directory, "td".parse().unwrap(), now).await.unwrap();
+        let lifetimes = Lifetimes { default: HOUR, least: HOUR, most: HOUR };
+        let held = ServerCertificate::new(&authority, Vec::new(), lifetimes).unwrap();
+        let replaced = |at| {
+            let before = held.current.load_full();
+            held.renew(&authority, at).unwrap();
+            !Arc::ptr_eq(&before, &held.current.load_full())
+        };
+        let minute = Duration::from_mins(1);
+        assert!(!replaced(now) && !replaced(now + 29 * minute) && !replaced(now - 4 * minute));
+        assert!(replaced(now + 31 * minute), "half of its life is over");
+        assert!(replaced(now), "the clock was set back, and it begins in the future");
+        assert!(!replaced(now + minute), "once is enough");
+    }
 }
