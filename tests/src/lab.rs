@@ -30,6 +30,7 @@ pub struct Lab {
     ca_arguments: Vec<String>,
     culvert: Option<PathBuf>,
     clocks: [Option<Clock>; 2],
+    ca_clock: Option<Clock>,
     ca: Option<Process>,
     agents: [Option<Process>; 2],
     kept: bool,
@@ -103,6 +104,16 @@ impl Lab {
     pub fn give_clock(&mut self, id: NodeId) -> Result<Clock> {
         let clock = Clock::new(&self.directory.join(format!("{}.clock", id.name())))?;
         self.clocks[id.index()] = Some(clock.clone());
+        Ok(clock)
+    }
+
+    /// Gives the CA a clock of its own, from its next start.
+    ///
+    /// # Errors
+    /// As [`Lab::give_clock`].
+    pub fn give_ca_clock(&mut self) -> Result<Clock> {
+        let clock = Clock::new(&self.directory.join("ca.clock"))?;
+        self.ca_clock = Some(clock.clone());
         Ok(clock)
     }
 

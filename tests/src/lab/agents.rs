@@ -7,6 +7,7 @@ use crate::http::{self, Scrape};
 use crate::process::{Process, Signal};
 use crate::{cgroup, paths, sweep, wait};
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -32,15 +33,17 @@ impl Lab {
     pub fn start_ca(&mut self) -> Result<()> {
         let directory = self.ca_directory();
         let listen = format!("{}:{CA_PORT}", self.node(NodeId::Node1).v4());
-        let mut words = vec![self.culvert()?.display().to_string()];
-        words.extend(["ca", "serve", "--dir"].map(str::to_owned));
-        words.push(directory.display().to_string());
-        words.extend(["--listen".to_owned(), listen]);
-        words.extend(["--trust-domain".to_owned(), self.trust_domain.clone()]);
-        words.push("--workloads".to_owned());
-        words.push(self.directory.join("workloads.yaml").display().to_string());
-        words.extend(self.ca_arguments.iter().cloned());
-        let ca = self.node(NodeId::Node1).spawn(&words)?;
+        let mut words = self.ca_clock.as_ref().map(Clock::words).unwrap_or_default();
+        words.push(self.culvert()?.into());
+        words.extend(["ca", "serve", "--dir"].map(OsString::from));
+        words.push(directory.into());
+        words.extend(
+            ["--listen", &listen, "--trust-domain", &self.trust_domain, "--workloads"]
+                .map(OsString::from),
+        );
+        words.push(self.directory.join("workloads.yaml").into());
+        words.extend(self.ca_arguments.iter().map(OsString::from));
+        let ca = self.node(NodeId::Node1).host.spawn_as("culvert", &words)?;
         ca.wait_for("ca listening", AGENT_LIMIT)?;
         self.ca = Some(ca);
         Ok(())

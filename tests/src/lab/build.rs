@@ -140,6 +140,7 @@ impl Builder {
             ca_arguments: self.ca_arguments,
             culvert: self.culvert,
             clocks: [None, None],
+            ca_clock: None,
             ca: None,
             agents: [None, None],
             kept: false,
