@@ -172,7 +172,7 @@ impl Authority {
     /// Takes note of what `node` did. Cheap, and in memory; kept in the store by
     /// [`Authority::tend`].
     pub fn heard(&self, node: &str, heard: Heard, now: OffsetDateTime) {
-        self.hearing.note(node, heard, now);
+        self.hearing.note(node, heard, now, self.live.load().largest_ttl);
     }
 
     /// Says that the clock jumped: steps of a rotation wait until it has run evenly for a while.

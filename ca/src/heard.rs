@@ -1,7 +1,8 @@
 //! What nodes were heard to do: who follows the bundle, and which number each has in force.
 //!
 //! Kept in memory as calls come in, and written to a document of its own in batches: at once when a
-//! number changed, else at most every ten seconds, and a minute for each node.
+//! number changed, else at most every ten seconds, and a minute for each node; more often where
+//! certificates live for less than minutes, or nodes would look dead between two notes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -15,10 +16,6 @@ use crate::store::{Document, Store, StoreError, Swap, Version};
 
 /// Name of the document in the store.
 pub const DOCUMENT: &str = "heard";
-/// Least seconds between two notes of the same node with nothing new.
-const NOTE_EVERY: i64 = 60;
-/// Least seconds between two writes when no number changed.
-const WRITE_EVERY: i64 = 10;
 /// Attempts at a write that others get ahead of, before it waits for the next second.
 const ATTEMPTS: usize = 8;
 
@@ -77,6 +74,16 @@ impl Node {
     }
 }
 
+/// Least seconds between two notes of the same node with nothing new.
+fn note_every(within: i64) -> i64 {
+    (within / 4).clamp(1, 60)
+}
+
+/// Least seconds between two writes when no number changed.
+fn write_every(within: i64) -> i64 {
+    (within / 10).clamp(1, 10)
+}
+
 /// Collects what calls hear, for the store.
 #[derive(Debug, Default)]
 pub(crate) struct Hearing {
@@ -92,8 +99,9 @@ struct Fresh {
 }
 
 impl Hearing {
-    /// Takes a note. In memory, and seldom more than a look into a map.
-    pub(crate) fn note(&self, node: &str, heard: Heard, now: OffsetDateTime) {
+    /// Takes a note; nodes are live for `within` seconds after one. In memory, and seldom more than
+    /// a look into a map.
+    pub(crate) fn note(&self, node: &str, heard: Heard, now: OffsetDateTime, within: i64) {
         let now = now.unix_timestamp();
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = &mut *fresh;
@@ -104,7 +112,8 @@ impl Hearing {
             };
             // A clock that went back counts as a change, or nothing would be noted until it is
             // where it was.
-            if !changed && last.is_some_and(|last| (last..last + NOTE_EVERY).contains(&now)) {
+            if !changed && last.is_some_and(|last| (last..last + note_every(within)).contains(&now))
+            {
                 return;
             }
             fresh.urgent |= changed || last.is_none();
@@ -178,7 +187,7 @@ impl Shared {
         within: i64,
     ) -> Result<(), StoreError> {
         self.read(store).await?;
-        let waited = (self.written_at..self.written_at + WRITE_EVERY).contains(&now);
+        let waited = (self.written_at..self.written_at + write_every(within)).contains(&now);
         let waiting = hearing.take(waited);
         if waiting.is_empty() {
             return Ok(());

@@ -28,7 +28,8 @@ impl Lab {
     }
 
     fn note(&self, node: &str, heard: Heard) {
-        self.hearing.note(node, heard, OffsetDateTime::from_unix_timestamp(self.now).unwrap());
+        let now = OffsetDateTime::from_unix_timestamp(self.now).unwrap();
+        self.hearing.note(node, heard, now, DAY);
     }
 
     async fn exchange(&mut self) {
@@ -80,7 +81,7 @@ async fn replicas_hear_for_each_other() {
     let (hearing, mut shared) = (Hearing::default(), Shared::default());
     one.note("node1", following(3));
     one.exchange().await;
-    hearing.note("node2", Heard::Issued, NOW);
+    hearing.note("node2", Heard::Issued, NOW, DAY);
     shared.exchange(&one.store, &hearing, one.now, DAY).await.unwrap();
     one.exchange().await;
     for nodes in [one.shared.nodes(), shared.nodes()] {
@@ -125,4 +126,20 @@ async fn lost_document_is_told_once_and_written_anew() {
     lab.note("node1", following(1));
     lab.exchange().await;
     assert_eq!(lab.in_force("node1"), 1);
+}
+
+#[tokio::test]
+async fn node_whose_certificates_live_for_seconds_never_looks_dead() {
+    let mut lab = Lab::new();
+    let within = 12;
+    for second in 0..60 {
+        // Renewed at 70 % of its life.
+        if second % 8 == 0 {
+            let now = OffsetDateTime::from_unix_timestamp(lab.now).unwrap();
+            lab.hearing.note("node1", Heard::Issued, now, within);
+        }
+        lab.shared.exchange(&lab.store, &lab.hearing, lab.now, within).await.unwrap();
+        assert!(lab.written().unwrap().nodes["node1"].is_live(lab.now, within), "{second}");
+        lab.now += 1;
+    }
 }
