@@ -146,6 +146,10 @@ impl Authority {
         let mut keeper = self.keeper.lock().await;
         self.settle(&mut keeper).await?;
         self.turn_over(&mut keeper, now).await?;
+        let seconds = now.unix_timestamp();
+        let plan = rotation::plan(&keeper.state, &keeper.facts(self), seconds);
+        let figures = Figures::of(&keeper.state, &plan, &self.live.load(), seconds);
+        self.figures.store(Arc::new(figures));
         self.publish().await
     }
 

@@ -90,6 +90,26 @@ impl Directory {
         }
     }
 
+    /// Removes what writers of `name` that died halfway left aside: it may hold keys. Only for who
+    /// keeps all other writers of that name away.
+    pub(crate) fn sweep(&self, name: &str) -> Result<(), DirectoryError> {
+        let list = || -> io::Result<Vec<PathBuf>> {
+            let prefix = format!(".{name}.");
+            let mut left = Vec::new();
+            for entry in fs::read_dir(&self.path)? {
+                let entry = entry?;
+                if entry.file_name().to_str().is_some_and(|found| found.starts_with(&prefix)) {
+                    left.push(entry.path());
+                }
+            }
+            Ok(left)
+        };
+        for path in list().map_err(|source| failed("list", &self.path, source))? {
+            fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
+        }
+        Ok(())
+    }
+
     fn write_aside(
         &self,
         name: &str,

@@ -16,6 +16,8 @@ use crate::store::{Document, Store, StoreError, Swap, Version};
 
 /// Name of the document in the store.
 pub const DOCUMENT: &str = "heard";
+/// Seconds by which replicas' clocks may differ.
+const AHEAD: i64 = 120;
 /// Attempts at a write that others get ahead of, before it waits for the next second.
 const ATTEMPTS: usize = 8;
 
@@ -60,6 +62,14 @@ impl Node {
                 self.followed = Some(now);
                 self.in_force = in_force;
             }
+        }
+    }
+
+    /// Brings back what was noted by a clock that was ahead, or what is heard now would count as
+    /// earlier until the clock is there again.
+    fn bring_back(&mut self, now: i64) {
+        for at in [&mut self.issued, &mut self.followed] {
+            *at = at.map(|at| if at > now.saturating_add(AHEAD) { now } else { at });
         }
     }
 
@@ -238,6 +248,7 @@ impl Shared {
         within: i64,
     ) -> Result<bool, StoreError> {
         let mut next = self.nodes.clone();
+        next.nodes.values_mut().for_each(|node| node.bring_back(now));
         for (name, node) in waiting {
             next.nodes.entry(name.clone()).or_default().merge(*node);
         }

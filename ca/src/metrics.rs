@@ -18,6 +18,7 @@ pub(crate) struct CaMetrics {
     sequence: IntGauge,
     step_age: IntGauge,
     holding_nodes: IntGauge,
+    cacerts_refused: IntGauge,
     confirmed: IntGauge,
 }
 
@@ -64,6 +65,10 @@ impl CaMetrics {
                 "culvert_ca_rotation_holding_nodes",
                 "Nodes that hold the next step: alive, and without the trust bundle it needs.",
             )?,
+            cacerts_refused: IntGauge::new(
+                "culvert_ca_cacerts_refused",
+                "1 while plugged-in CA files cannot be used and what was in use stays, else 0.",
+            )?,
             confirmed: IntGauge::new(
                 "culvert_ca_store_confirmed_seconds",
                 "When the store was last read whole, in seconds since 1970.",
@@ -78,6 +83,7 @@ impl CaMetrics {
         registry.register(Box::new(metrics.sequence.clone()))?;
         registry.register(Box::new(metrics.step_age.clone()))?;
         registry.register(Box::new(metrics.holding_nodes.clone()))?;
+        registry.register(Box::new(metrics.cacerts_refused.clone()))?;
         registry.register(Box::new(metrics.confirmed.clone()))?;
         Ok(metrics)
     }
@@ -107,6 +113,7 @@ impl CaMetrics {
         self.sequence.set(figures.sequence.try_into().unwrap_or(i64::MAX));
         self.step_age.set(figures.step_age);
         self.holding_nodes.set(figures.holding_nodes.try_into().unwrap_or(i64::MAX));
+        self.cacerts_refused.set(i64::from(figures.source_refused));
         self.confirmed.set(figures.confirmed);
     }
 }

@@ -15,6 +15,8 @@ pub struct Figures {
     pub step_age: i64,
     /// Nodes that hold the next step.
     pub holding_nodes: usize,
+    /// Whether the operator's files were refused the last time they were looked at.
+    pub source_refused: bool,
     /// End of the root in use.
     pub root_end: i64,
     /// End of the issuing certificate in use.
@@ -31,6 +33,7 @@ impl Figures {
             sequence: state.sequence,
             step_age: now.saturating_sub(state.stepped_at).max(0),
             holding_nodes: plan.holding_nodes().len(),
+            source_refused: false,
             root_end: live.root_end.unix_timestamp(),
             issuing_end: live.signer.not_after.unix_timestamp(),
             confirmed: now,

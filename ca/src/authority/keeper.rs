@@ -40,7 +40,7 @@ impl Keeper {
         Self { state, version, shared: Shared::default(), source, warned: None }
     }
 
-    fn facts(&self, authority: &Authority) -> Facts<'_> {
+    pub(super) fn facts(&self, authority: &Authority) -> Facts<'_> {
         Facts {
             nodes: self.shared.nodes(),
             steady_since: authority.steady_since.load(Ordering::Relaxed),
@@ -95,7 +95,10 @@ impl Authority {
         let plan = self.rotate(keeper, now).await?;
         keeper.warn(&plan, seconds);
         self.publish().await?;
-        self.figures.store(Arc::new(Figures::of(&keeper.state, &plan, &self.live.load(), seconds)));
+        self.figures.store(Arc::new(Figures {
+            source_refused: self.source_refused.load(Ordering::Relaxed),
+            ..Figures::of(&keeper.state, &plan, &self.live.load(), seconds)
+        }));
         Ok(before.generation.issuing != self.live.load().generation.issuing)
     }
 

@@ -9,6 +9,7 @@ use rcgen::{Issuer, KeyPair, PublicKeyData as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
+use x509_parser::prelude::X509Certificate;
 
 use super::{AuthorityError, Generation, PublishedBundle, PublishedRoot, parse, unix};
 use crate::profile::{BACKDATE, ISSUER_MARGIN};
@@ -25,7 +26,7 @@ pub(crate) struct Live {
     pub(super) generation: Generation,
     /// Public keys of the authority, for which nothing is issued.
     pub(super) own_keys: HashSet<Vec<u8>>,
-    /// First end of a root that the active generation rests on.
+    /// End of the root that the active generation rests on.
     pub(super) root_end: OffsetDateTime,
     pub(super) largest_ttl: i64,
 }
@@ -70,11 +71,8 @@ impl Live {
         if active.origin == Origin::Made && !names_only(&anchors, domain) {
             return Err(broken("it is a root of another trust domain").into());
         }
-        let root_end = anchors
-            .iter()
-            .filter_map(|anchor| parse(anchor).map(|p| p.validity().not_after.to_datetime()))
-            .min()
-            .ok_or_else(|| broken("no certificate"))?;
+        let root_end =
+            root_end(issuing, &anchors, active.number)?.ok_or_else(|| broken("no certificate"))?;
         Ok(Self {
             signer,
             bundle: Arc::new(bundle),
@@ -102,6 +100,20 @@ impl Live {
     pub(crate) fn issuing_end(&self) -> i64 {
         self.signer.not_after.unix_timestamp()
     }
+}
+
+/// End of the root that the signing certificate leads to; others beside it may be long over.
+fn root_end(
+    issuing: &Issuing,
+    anchors: &[CertificateDer<'_>],
+    generation: u64,
+) -> Result<Option<OffsetDateTime>, StateError> {
+    let last = issuing.chain.last().unwrap_or(&issuing.certificate);
+    let last = certificate(last, generation)?;
+    let last = parse(&last).ok_or_else(|| unreadable(generation))?;
+    let leads_there = |root: &X509Certificate<'_>| root.subject() == last.issuer();
+    let ends = anchors.iter().filter_map(parse).filter(leads_there);
+    Ok(ends.map(|root| root.validity().not_after.to_datetime()).max())
 }
 
 /// First end of these certificates (PEM), in seconds since 1970.

@@ -164,6 +164,16 @@ async fn istio_layout_signs_with_its_chain() {
 }
 
 #[tokio::test]
+async fn root_that_is_over_beside_the_one_in_use_harms_nothing() {
+    let old = Ca::altered("old", None, |params| params.not_after = NOW - HOUR / 2);
+    let root = Ca::root("root");
+    let lab = Lab::open(|path| plug(path, &root, "", &format!("{}{}", old.pem, root.pem))).await;
+    assert_eq!((lab.roots(), lab.issue(NOW).chain.len()), (2, 1));
+    assert_eq!(lab.authority.ends().0, root.params.not_after.unix_timestamp());
+    Lab::again(&lab.temp, NOW).await;
+}
+
+#[tokio::test]
 async fn single_tier_signs_with_the_root_itself() {
     let root = Ca::root("root");
     let lab = Lab::open(|path| {
@@ -281,6 +291,7 @@ async fn bad_sets_are_refused_whole_with_what_is_wrong() {
         plug(&lab.files(), signer, "", roots);
         lab.run(NOW, 1).await;
         assert_eq!(lab.issue(NOW).generation, lab.authority.generation());
+        assert!(lab.authority.figures().source_refused, "{told}");
         assert_eq!((lab.authority.generation().issuing, lab.roots()), (1, 1), "{told}");
     }
     fs::remove_file(lab.files().join("ca-key.pem")).unwrap();
@@ -295,6 +306,7 @@ async fn bad_sets_are_refused_whole_with_what_is_wrong() {
     plug(&lab.files(), &root.under("next"), "", &root.pem);
     lab.run(NOW, 1).await;
     assert_eq!((lab.authority.generation().issuing, lab.roots()), (2, 1));
+    assert!(!lab.authority.figures().source_refused);
 }
 
 #[tokio::test]

@@ -62,6 +62,7 @@ impl Store for DirectoryStore {
             if found != seen {
                 return Ok(Swap::Conflict);
             }
+            directory.sweep(&file(name))?;
             directory.replace(&file(name), &bytes, Visibility::Secret)?;
             Ok(Swap::Done(hash(&bytes)))
         })
@@ -138,6 +139,22 @@ mod tests {
         assert_eq!((read.bytes.as_slice(), read.version), (&b"two"[..], second));
         let mode = std::fs::metadata(temp.path().join("state.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn keys_that_a_dead_writer_left_aside_are_swept() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = store(&temp);
+        for name in [".state.json.1.0123456789abcdef", ".root-cert.pem.1.0123456789abcdef"] {
+            std::fs::write(temp.path().join(name), "half a key").unwrap();
+        }
+        store.swap("state", None, b"one").await.unwrap();
+        let names = std::fs::read_dir(temp.path()).unwrap();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        // What others write is not its to touch.
+        assert_eq!(names, [".lock", ".root-cert.pem.1.0123456789abcdef", "state.json"]);
     }
 
     #[tokio::test(flavor = "multi_thread")]
