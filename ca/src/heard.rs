@@ -248,7 +248,9 @@ impl Shared {
         within: i64,
     ) -> Result<bool, StoreError> {
         let mut next = self.nodes.clone();
-        next.nodes.values_mut().for_each(|node| node.bring_back(now));
+        for node in next.nodes.values_mut() {
+            node.bring_back(now);
+        }
         for (name, node) in waiting {
             next.nodes.entry(name.clone()).or_default().merge(*node);
         }
