@@ -6,11 +6,15 @@
 //!  certificate of the connection ───────────────▶ Caller::Holder a still valid SVID of ours
 //! ```
 //!
-//! What a caller may have is decided afterwards, by the one `authorize` of the service.
+//! What a caller may have is decided afterwards, by the one `authorize` of the service, which asks
+//! [`Residents`] who runs where: a file, or Kubernetes.
 
 use culvert_spiffe::SpiffeId;
 use time::OffsetDateTime;
 
+use crate::audit::Rule;
+
+pub mod kubernetes;
 mod node_token;
 
 pub use node_token::{NodeTokens, TokenError};
@@ -89,6 +93,18 @@ pub enum AuthenticationError {
     /// Its time is over.
     #[error("token has expired")]
     Expired,
+    /// The API server does not know it.
+    #[error("API server does not know the token")]
+    Unknown,
+    /// It is a user's, or a node's.
+    #[error("token is not one of a service account")]
+    NotServiceAccount,
+    /// It is bound to no pod, so nobody can tell where its holder runs.
+    #[error("token is bound to no pod; mount a projected token")]
+    NotBoundToPod,
+    /// Nothing is known of the token: the API server did not answer.
+    #[error("API server did not answer; the token is neither good nor bad")]
+    Unavailable,
 }
 
 /// Tells who holds a bearer token.
@@ -99,4 +115,21 @@ pub trait Authenticator: Send + Sync + 'static {
         bearer: &str,
         now: OffsetDateTime,
     ) -> impl Future<Output = Result<Caller, AuthenticationError>> + Send;
+}
+
+/// Says which identities a caller may have because of who runs where.
+#[tonic::async_trait]
+pub trait Residents: Send + Sync + 'static {
+    /// Refuses unless `caller` may speak for its node, and an enrolled workload of `id` runs there.
+    ///
+    /// Cancel safe.
+    async fn beside(&self, caller: &Caller, id: &SpiffeId) -> Result<(), Rule>;
+
+    /// Refuses unless an enrolled workload of `id` runs on any node.
+    ///
+    /// Cancel safe.
+    async fn anywhere(&self, id: &SpiffeId) -> Result<(), Rule>;
+
+    /// Called every second on a thread that may block: for what is followed by looking at it.
+    fn look(&self) {}
 }

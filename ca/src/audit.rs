@@ -1,96 +1,22 @@
 //! One line a decision: who asked for what, what was decided, and by which rule.
 
-use std::net::SocketAddr;
+use std::io;
 
 use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{error, info};
 
 use crate::attest::Caller;
+use crate::authority::Generation;
+use crate::server::{Decided, Peer};
 
-/// The rule by which a request was refused. The caller is told none of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// More calls at a time than are served.
-    Busy,
-    /// No authorization header, and no certificate either.
-    NoToken,
-    /// More than one authorization header.
-    ManyTokens,
-    /// The header or the token in it is malformed.
-    MalformedToken,
-    /// The token was signed by somebody else.
-    TokenSignature,
-    /// The token is for another audience.
-    TokenAudience,
-    /// The token's time is over.
-    TokenExpired,
-    /// The certificate of the connection is not a still valid SVID of this authority.
-    CertificateInvalid,
-    /// No identity was asked for, and a node has none of its own.
-    NoIdentity,
-    /// The identity asked for is not one text in the form of a SPIFFE ID.
-    MalformedIdentity,
-    /// The identity asked for is of another trust domain.
-    ForeignTrustDomain,
-    /// The identity asked for is the authority's own.
-    ReservedIdentity,
-    /// No enrolled workload of this identity runs on the caller's node.
-    NotOnNode,
-    /// The caller may have its own identity only, and asked for another.
-    NotOwnIdentity,
-    /// No enrolled workload has the identity any more, so its certificate is not renewed.
-    NotPlaced,
-    /// The signing request is over its bound.
-    RequestTooLarge,
-    /// The signing request is not one PEM block.
-    RequestMalformed,
-    /// The signing request is not signed by its key.
-    RequestSignature,
-    /// The signing request has a key that is not taken.
-    RequestKey,
-    /// The signing request names somebody else.
-    RequestNames,
-    /// The signing request asks for a CA.
-    RequestCa,
-    /// The key is the authority's own.
-    OwnKey,
-    /// Nothing is wrong with the request; the authority could not sign.
-    SigningFailed,
-}
+pub mod chain;
+mod rule;
 
-impl Rule {
-    /// The metric label and the audit's text.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Busy => "busy",
-            Self::NoToken => "no_token",
-            Self::ManyTokens => "many_tokens",
-            Self::MalformedToken => "malformed_token",
-            Self::TokenSignature => "token_signature",
-            Self::TokenAudience => "token_audience",
-            Self::TokenExpired => "token_expired",
-            Self::CertificateInvalid => "certificate_invalid",
-            Self::NoIdentity => "no_identity",
-            Self::MalformedIdentity => "malformed_identity",
-            Self::ForeignTrustDomain => "foreign_trust_domain",
-            Self::ReservedIdentity => "reserved_identity",
-            Self::NotOnNode => "not_on_node",
-            Self::NotOwnIdentity => "not_own_identity",
-            Self::NotPlaced => "not_placed",
-            Self::RequestTooLarge => "request_too_large",
-            Self::RequestMalformed => "request_malformed",
-            Self::RequestSignature => "request_signature",
-            Self::RequestKey => "request_key",
-            Self::RequestNames => "request_names",
-            Self::RequestCa => "request_ca",
-            Self::OwnKey => "own_key",
-            Self::SigningFailed => "signing_failed",
-        }
-    }
-}
+pub use rule::Rule;
 
 /// What is kept of one decision. Never a token, a key or a request.
 #[derive(Debug, Default, Serialize)]
@@ -108,9 +34,18 @@ pub struct Record {
     /// By what the caller proved itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<&'static str>,
+    /// Identity of the caller, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller_identity: Option<String>,
     /// Node of the caller, once it was proved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Pod of the caller, by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Pod of the caller, by UID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     /// The identity asked for, in its strict form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
@@ -123,14 +58,47 @@ pub struct Record {
     /// Last valid second of the certificate, since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<u64>,
+    /// Life granted, in seconds from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
+    /// Which keys stand behind it, and the bundle that was in force.
+    #[serde(flatten)]
+    pub generation: Option<Signed>,
+    /// Told when the line is written.
+    #[serde(skip)]
+    decided: Option<Decided>,
+}
+
+/// [`Generation`] as the audit writes it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Signed {
+    /// Number of the root.
+    pub root: u64,
+    /// Number of the issuing certificate.
+    pub issuing: u64,
+    /// Sequence number of the bundle.
+    pub bundle: u64,
+}
+
+impl From<Generation> for Signed {
+    fn from(Generation { root, issuing, bundle }: Generation) -> Self {
+        Self { root, issuing, bundle }
+    }
 }
 
 impl Record {
-    /// Begins the record of a call from `peer`.
-    pub fn begin(peer: Option<SocketAddr>, now: OffsetDateTime) -> Self {
+    /// Begins the record of a call, given what the server put into its request.
+    pub(crate) fn begin(extensions: &tonic::Extensions, now: OffsetDateTime) -> Self {
+        let mut record = Self::from_peer(extensions.get::<Peer>(), now);
+        record.decided = extensions.get::<Decided>().cloned();
+        record
+    }
+
+    /// Begins the record of what came from `peer`.
+    pub(crate) fn from_peer(peer: Option<&Peer>, now: OffsetDateTime) -> Self {
         Self {
             time: now.format(&Rfc3339).unwrap_or_default(),
-            peer: peer.map(|peer| peer.to_string()),
+            peer: peer.map(|peer| peer.address().to_string()),
             ..Self::default()
         }
     }
@@ -139,6 +107,11 @@ impl Record {
     pub fn called_by(&mut self, caller: &Caller) {
         self.caller = Some(caller.kind());
         self.node = caller.node().map(ToOwned::to_owned);
+        self.caller_identity = caller.identity().map(ToString::to_string);
+        if let Caller::Pod(pod) = caller {
+            self.pod = Some(pod.name.clone());
+            self.pod_uid = Some(pod.uid.clone());
+        }
     }
 
     /// Ends the record of a call that was granted, and writes it.
@@ -154,12 +127,75 @@ impl Record {
         self.write();
     }
 
-    /// Writes the line: JSON, to the tracing target `audit`. JSON escapes control characters.
+    /// Writes the line to the tracing target `audit`.
     fn write(&self) {
-        match serde_json::to_string(self) {
+        if let Some(decided) = &self.decided {
+            decided.set();
+        }
+        match line(self) {
             Ok(line) => info!(target: "audit", "{line}"),
             // Cannot be: the record holds texts and numbers only. Yet no decision goes unseen.
             Err(error) => error!(target: "audit", %error, record = ?self, "audit line unwritable"),
+        }
+    }
+}
+
+/// JSON in printable ASCII: what a name could hold to move a cursor, hide a part of the line or
+/// begin another is escaped.
+fn line(record: &Record) -> serde_json::Result<String> {
+    let mut bytes = Vec::with_capacity(512);
+    record.serialize(&mut Serializer::with_formatter(&mut bytes, Printable))?;
+    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
+}
+
+struct Printable;
+
+impl Formatter for Printable {
+    // Given what needs no escape by JSON's own rules; quotes and C0 controls come another way.
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut from = 0;
+        for (at, character) in fragment.char_indices().filter(|(_, c)| !matches!(c, ' '..='~')) {
+            writer.write_all(&fragment.as_bytes()[from..at])?;
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            from = at + character.len_utf8();
+        }
+        writer.write_all(&fragment.as_bytes()[from..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_spiffe::SpiffeId;
+
+    use super::*;
+    use crate::attest::PodCaller;
+
+    #[test]
+    fn line_is_one_line_of_printable_ascii_and_says_the_same() {
+        let name = "a\n\r\0\x1b[2J\x7f\u{85}\u{2028}\u{202e}\"\\é\u{1f600}";
+        let identity: SpiffeId = "spiffe://td/ns/default/sa/web".parse().unwrap();
+        let pod = PodCaller { identity, name: name.into(), uid: "u".into(), node: None };
+        let mut record = Record::from_peer(None, OffsetDateTime::UNIX_EPOCH);
+        record.called_by(&Caller::Pod(pod));
+        record.generation = Some(Generation { root: 1, issuing: 2, bundle: 3 }.into());
+        let line = line(&record).unwrap();
+        assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line}");
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["pod"], name);
+        assert_eq!(read["issuing"], 2);
+    }
+
+    #[test]
+    fn label_is_the_word_of_the_line() {
+        for rule in [Rule::Busy, Rule::NotBoundToPod, Rule::CallerPodGone, Rule::SigningFailed] {
+            assert_eq!(serde_json::to_value(rule).unwrap(), rule.label());
         }
     }
 }

@@ -1,8 +1,9 @@
 //! `culvert ca …`: what a person types.
 
-use std::io::IsTerminal as _;
+use std::fs::File;
+use std::io::{BufReader, IsTerminal as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::attest::NodeTokens;
+use crate::audit::chain::{self, Chained};
 use crate::authority::{Authority, Lifetimes, Settings};
 use crate::directory::{Directory, write_secret};
 use crate::duration;
@@ -50,6 +52,9 @@ pub enum Command {
     Taint(Named),
     /// Take a compromised root out at once: what rests on it is refused and closed.
     Revoke(Named),
+    /// The audit that `serve --audit-chain` wrote.
+    #[command(subcommand)]
+    Audit(Audit),
 }
 
 /// Arguments of `culvert ca serve`.
@@ -84,6 +89,9 @@ pub struct Serve {
     /// Address of `/metrics` for Prometheus; none without it.
     #[arg(long)]
     metrics: Option<SocketAddr>,
+    /// End each audit line with the SHA-256 of the line before, for `culvert ca audit verify`.
+    #[arg(long)]
+    audit_chain: bool,
     /// What to log, as `info` or `culvert_ca=debug`; audit lines are always written.
     #[arg(long, default_value = "info")]
     log: EnvFilter,
@@ -94,6 +102,16 @@ pub struct Serve {
 pub enum Token {
     /// Make a token for the agent of one node.
     Create(Create),
+}
+
+/// `culvert ca audit …`
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Tell whether lines were changed or taken out.
+    Verify {
+        /// The file that the output of `serve` was written to; `-` is standard input.
+        file: PathBuf,
+    },
 }
 
 /// Arguments of `culvert ca token create`.
@@ -127,6 +145,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::RotateRoot(arguments) => run_async(roots::rotate(arguments)),
         Command::Taint(arguments) => run_async(roots::taint(arguments)),
         Command::Revoke(arguments) => run_async(roots::revoke(arguments)),
+        Command::Audit(Audit::Verify { file }) => verify_audit(&file),
     }
 }
 
@@ -138,14 +157,14 @@ fn run_async(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<(
         .block_on(work)
 }
 
-fn start_log(filter: EnvFilter) {
-    let audit = fmt::layer()
-        .without_time()
-        .with_level(false)
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(std::io::stdout)
-        .with_filter(filter_fn(|metadata| metadata.target() == "audit"));
+fn start_log(filter: EnvFilter, chain: bool) {
+    let audit = fmt::layer().without_time().with_level(false).with_target(false).with_ansi(false);
+    let audit = if chain {
+        audit.with_writer(Chained::new(std::io::stdout())).boxed()
+    } else {
+        audit.with_writer(std::io::stdout).boxed()
+    };
+    let audit = audit.with_filter(filter_fn(|metadata| metadata.target() == "audit"));
     let log = fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
@@ -156,7 +175,7 @@ fn start_log(filter: EnvFilter) {
 }
 
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
-    start_log(arguments.log);
+    start_log(arguments.log, arguments.audit_chain);
     let Serve { default_ttl, min_ttl, max_ttl, .. } = arguments;
     anyhow::ensure!(
         min_ttl <= default_ttl && default_ttl <= max_ttl,
@@ -215,6 +234,21 @@ fn create_token(arguments: &Create) -> anyhow::Result<()> {
         Some(path) => write_secret(path, token.as_bytes())?,
         None => println!("{}", token.as_str()),
     }
+    Ok(())
+}
+
+fn verify_audit(file: &Path) -> anyhow::Result<()> {
+    let found = if file == Path::new("-") {
+        chain::verify(std::io::stdin().lock())
+    } else {
+        let file = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+        chain::verify(BufReader::new(file))
+    };
+    let found = found?;
+    let starts: Vec<_> = found.starts.iter().map(ToString::to_string).collect();
+    println!("{} lines, none changed or missing between them", found.lines);
+    println!("begun at line {}; each must be a start of the authority", starts.join(", "));
+    println!("last {}", found.last);
     Ok(())
 }
 

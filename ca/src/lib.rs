@@ -37,3 +37,5 @@ pub mod service;
 pub mod source;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod testing;

@@ -12,6 +12,8 @@ pub(crate) struct CaMetrics {
     issued: IntCounter,
     refused: IntCounterVec,
     followers: IntGauge,
+    lives_clamped: IntCounter,
+    connections_refused: IntCounterVec,
     root_end: IntGauge,
     issuing_end: IntGauge,
     roots: IntGaugeVec,
@@ -40,6 +42,17 @@ impl CaMetrics {
             followers: IntGauge::new(
                 "culvert_ca_bundle_followers",
                 "Agents and others that follow the trust bundle now.",
+            )?,
+            lives_clamped: IntCounter::new(
+                "culvert_ca_lifetimes_clamped_total",
+                "Certificates issued for another life than was wished for.",
+            )?,
+            connections_refused: IntCounterVec::new(
+                Opts::new(
+                    "culvert_ca_connections_refused_total",
+                    "Connections closed before their handshake, by the limit that was reached.",
+                ),
+                &["limit"],
             )?,
             root_end: IntGauge::new(
                 "culvert_ca_root_expiry_seconds",
@@ -77,6 +90,8 @@ impl CaMetrics {
         registry.register(Box::new(metrics.issued.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.followers.clone()))?;
+        registry.register(Box::new(metrics.lives_clamped.clone()))?;
+        registry.register(Box::new(metrics.connections_refused.clone()))?;
         registry.register(Box::new(metrics.root_end.clone()))?;
         registry.register(Box::new(metrics.issuing_end.clone()))?;
         registry.register(Box::new(metrics.roots.clone()))?;
@@ -98,6 +113,15 @@ impl CaMetrics {
 
     pub(crate) fn followers(&self, now: u64) {
         self.followers.set(i64::try_from(now).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn life_clamped(&self) {
+        self.lives_clamped.inc();
+    }
+
+    /// Counts a connection that was closed for `limit`: `connections` or `address`.
+    pub(crate) fn connection_refused(&self, limit: &'static str) {
+        self.connections_refused.with_label_values(&[limit]).inc();
     }
 
     pub(crate) fn ends(&self, authority: &Authority) {

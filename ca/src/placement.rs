@@ -3,17 +3,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
 use culvert_spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 use serde::Deserialize;
-use tracing::{info, warn};
+use serde::de::IgnoredAny;
+
+mod file;
+
+pub use file::PlacementFile;
 
 /// The identities of each node's workloads.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Placement {
     nodes: HashMap<String, HashSet<SpiffeId>>,
+    everywhere: HashSet<SpiffeId>,
 }
 
 /// Why a file says nothing about workloads.
@@ -70,17 +73,16 @@ impl Placement {
 
     /// Whether an enrolled workload with this identity runs on any node.
     pub fn runs_anywhere(&self, id: &SpiffeId) -> bool {
-        self.nodes.values().any(|ids| ids.contains(id))
+        self.everywhere.contains(id)
     }
 
     fn parse(path: &Path, text: &str, trust_domain: &TrustDomain) -> Result<Self, PlacementError> {
-        let file: File = serde_saphyr::from_str(text).map_err(|error| PlacementError::Yaml {
-            path: path.to_owned(),
-            source: Box::new(error),
+        let file: File = serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
+            PlacementError::Yaml { path: path.to_owned(), source: Box::new(error) }
         })?;
         let mut placement = Self::default();
         for workload in file.workloads.into_iter().filter(|workload| workload.enrolled) {
-            let Workload { name, namespace, service_account, node, enrolled: _ } = workload;
+            let Workload { name, namespace, service_account, node, .. } = workload;
             let id = match SpiffeId::new(trust_domain, &namespace, &service_account) {
                 Ok(id) => id,
                 Err(source) => {
@@ -91,20 +93,38 @@ impl Placement {
             if id == SpiffeId::of_authority(trust_domain) {
                 return Err(PlacementError::Reserved { path: path.to_owned(), namespace, name });
             }
+            // One text for all that bear the identity.
+            let id = placement.everywhere.get(&id).cloned().unwrap_or_else(|| id.clone());
+            placement.everywhere.insert(id.clone());
             placement.nodes.entry(node).or_default().insert(id);
         }
         Ok(placement)
     }
 }
 
-/// Only what the authority needs of each workload; the agents judge the rest.
+/// Room for a mesh of some hundred thousand workloads, as the agents' reader of the same file has it;
+/// the parser's defaults end at some twenty thousand.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 20_000_000,
+            max_nodes: 10_000_000,
+            max_documents: 100_000,
+        },
+        with_snippet: false,
+    }
+}
+
+/// The whole form, though the authority needs only a part: a field with a slip in its name must not
+/// be passed over, for it could be `enrolled: false`.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct File {
     workloads: Vec<Workload>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Workload {
     name: String,
     namespace: String,
@@ -113,6 +133,12 @@ struct Workload {
     node: String,
     #[serde(default = "enrolled")]
     enrolled: bool,
+    #[serde(default, rename = "addresses")]
+    _addresses: IgnoredAny,
+    #[serde(default, rename = "labels")]
+    _labels: IgnoredAny,
+    #[serde(default, rename = "netns")]
+    _netns: IgnoredAny,
 }
 
 /// What Kubernetes gives a pod that names none.
@@ -122,67 +148,6 @@ fn default_account() -> String {
 
 fn enrolled() -> bool {
     true
-}
-
-/// A placement that follows its file. A bad edit is logged and changes nothing.
-pub struct PlacementFile {
-    path: PathBuf,
-    trust_domain: TrustDomain,
-    current: ArcSwap<Placement>,
-    /// Guards the text read last, by which a change is told; held while a new one is parsed.
-    last: Mutex<Vec<u8>>,
-}
-
-impl PlacementFile {
-    /// Reads the file, which must be good at the start.
-    pub fn open(path: &Path, trust_domain: TrustDomain) -> Result<Self, PlacementError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| PlacementError::Read { path: path.to_owned(), source })?;
-        let placement = Placement::parse(path, &text, &trust_domain)?;
-        Ok(Self {
-            path: path.to_owned(),
-            trust_domain,
-            current: ArcSwap::from_pointee(placement),
-            last: Mutex::new(text.into_bytes()),
-        })
-    }
-
-    /// What the file said when it was last good.
-    pub fn current(&self) -> Arc<Placement> {
-        self.current.load_full()
-    }
-
-    /// Reads the file again; compares bytes, so that no change is missed for a coarse time stamp.
-    /// Blocks for a small read.
-    pub fn refresh(&self) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                // Said once, then again only after a change.
-                if !last.is_empty() {
-                    warn!(path = %self.path.display(), %error, "workloads unreadable; keeping the last");
-                    last.clear();
-                }
-                return;
-            }
-        };
-        if bytes == *last {
-            return;
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        match Placement::parse(&self.path, &text, &self.trust_domain) {
-            Ok(placement) => {
-                info!(path = %self.path.display(), nodes = placement.nodes.len(), "workloads read");
-                self.current.store(Arc::new(placement));
-            }
-            Err(error) => {
-                let why = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(%error, why, "workloads refused; keeping the last good ones");
-            }
-        }
-        *last = bytes;
-    }
 }
 
 #[cfg(test)]
@@ -232,23 +197,38 @@ workloads:
     }
 
     #[test]
-    fn change_is_followed_and_a_bad_edit_keeps_the_last_good_one() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("workloads.yaml");
-        std::fs::write(&path, GOOD).unwrap();
-        let file = PlacementFile::open(&path, domain()).unwrap();
+    fn a_slip_in_a_field_is_not_passed_over() {
+        let text = GOOD.replace("enrolled: false", "enroled: false");
+        assert!(matches!(
+            Placement::parse(Path::new("w"), &text, &domain()),
+            Err(PlacementError::Yaml { .. })
+        ));
+    }
 
-        std::fs::write(&path, "workloads: 7").unwrap();
-        file.refresh();
-        assert!(file.current().runs_on("node1", &id("web")));
+    #[test]
+    fn a_hundred_thousand_workloads_cost_little_memory_and_time() {
+        use std::fmt::Write as _;
 
-        std::fs::write(&path, GOOD.replace("node1", "node9")).unwrap();
-        file.refresh();
-        assert!(file.current().runs_on("node9", &id("web")));
-        assert!(!file.current().runs_on("node1", &id("web")));
-
-        std::fs::remove_file(&path).unwrap();
-        file.refresh();
-        assert!(file.current().runs_on("node9", &id("web")));
+        let mut text = String::from("workloads:\n");
+        for number in 0..100_000 {
+            writeln!(
+                text,
+                "  - {{name: p{number}, namespace: n{}, serviceAccount: s{}, node: w{}, \
+                 addresses: [10.0.0.1]}}",
+                number % 50,
+                number % 20,
+                number % 1000
+            )
+            .unwrap();
+        }
+        let began = std::time::Instant::now();
+        let placement = Placement::parse(Path::new("w"), &text, &domain()).unwrap();
+        let took = began.elapsed();
+        println!("100,000 workloads read in {took:?} from {} bytes", text.len());
+        assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+        assert_eq!(placement.nodes.len(), 1000);
+        assert_eq!(placement.everywhere.len(), 100, "each identity is kept once");
+        let id = SpiffeId::new(&domain(), "n7", "s7").unwrap();
+        assert!(placement.runs_on("w7", &id) && !placement.runs_on("w8", &id));
     }
 }

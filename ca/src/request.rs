@@ -231,28 +231,7 @@ mod tests {
         let mut der = params.serialize_request(&key).unwrap().der().to_vec();
         // The last byte belongs to the number `s` of the signature.
         *der.last_mut().unwrap() ^= 1;
-        let pem = pem_of(&der);
+        let pem = crate::testing::pem("CERTIFICATE REQUEST", &der);
         assert_eq!(judge(&pem), Err(RequestError::Signature));
-    }
-
-    fn pem_of(der: &[u8]) -> String {
-        use std::fmt::Write as _;
-
-        const ALPHABET: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut base64 = String::new();
-        for three in der.chunks(3) {
-            let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
-                << (8 * (3 - three.len()));
-            for at in 0..4 {
-                let character = ALPHABET[(bits >> (18 - 6 * at) & 63) as usize];
-                base64.push(if at <= three.len() { char::from(character) } else { '=' });
-            }
-        }
-        let mut pem = String::from("-----BEGIN CERTIFICATE REQUEST-----\n");
-        for line in base64.as_bytes().chunks(64) {
-            writeln!(pem, "{}", std::str::from_utf8(line).unwrap()).unwrap();
-        }
-        pem + "-----END CERTIFICATE REQUEST-----\n"
     }
 }

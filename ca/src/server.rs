@@ -17,10 +17,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::attest::Authenticator;
+use crate::attest::{Authenticator, Residents};
 use crate::authority::{Authority, AuthorityError, Lifetimes};
 use crate::metrics::CaMetrics;
-use crate::placement::PlacementFile;
 use crate::profile::ServerName;
 use crate::service::Service;
 use crate::service::admit::Admission;
@@ -29,14 +28,24 @@ use crate::service::bundle::Bundles;
 mod accept;
 mod care;
 mod certificate;
+mod client_certificate;
+mod connection;
 mod exposition;
+mod gate;
+pub(crate) mod limits;
 
-pub(crate) use accept::Peer;
 use care::Care;
 use certificate::ServerCertificate;
+pub(crate) use connection::Peer;
+pub(crate) use gate::Decided;
+use gate::GateLayer;
 
 /// Longest message read.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Bytes that a caller may send before we read them: a message, and some of them at a time.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// The same of a whole connection.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Longest a call may take, its body included.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Calls of one connection at a time; an agent keeps one connection. Not under the 100 that clients
@@ -54,7 +63,7 @@ pub struct Parts<A> {
     /// Keys and signing.
     pub authority: Arc<Authority>,
     /// Who runs where.
-    pub placement: Arc<PlacementFile>,
+    pub placement: Arc<dyn Residents>,
     /// Who calls.
     pub authenticator: A,
     /// How long certificates live; the server's own too.
@@ -104,7 +113,7 @@ pub async fn serve<A: Authenticator>(
 
     let mut tasks = JoinSet::new();
     let (accepted, mut incoming) = mpsc::channel(ACCEPTED_WAITING);
-    tasks.spawn(accept::run(listener, tls, accepted, cancel.clone()));
+    tasks.spawn(accept::run(listener, tls, accepted, collectors.clone(), cancel.clone()));
     let care = Care::new(authority.clone(), placement.clone(), certificate, collectors.clone());
     tasks.spawn(care.run(cancel.clone()));
     if let Some(listener) = metrics {
@@ -121,6 +130,7 @@ pub async fn serve<A: Authenticator>(
         collectors.clone(),
         cancel.clone(),
     );
+    let gate = GateLayer::new(collectors.clone());
     let service = Service::new(authority, admission, lifetimes, collectors);
     let service =
         IstioCertificateServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -131,6 +141,9 @@ pub async fn serve<A: Authenticator>(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(16 * 1024)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .layer(gate)
         .add_service(service)
         .add_service(AuthorityServer::new(bundles).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .serve_with_incoming_shutdown(

@@ -1,13 +1,13 @@
 //! The Istio CA API: one call, decided in a fixed order of cheap checks before dear ones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_proto::istio::ca::istio_certificate_service_server::IstioCertificateService;
 use culvert_proto::istio::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use culvert_spiffe::SpiffeId;
 use prost_types::value::Kind;
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::error;
@@ -24,8 +24,6 @@ pub(crate) mod bundle;
 
 use admit::Admission;
 
-/// Calls decided at a time; the rest is told to come again.
-const MAX_CALLS: usize = 256;
 /// The metadata key under which a node names the workload it asks for.
 const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
 /// What callers are noted as whose proof names no node: together, they make roots turn over slowly.
@@ -37,7 +35,6 @@ pub(crate) struct Service<A> {
     admission: Arc<Admission<A>>,
     lifetimes: Lifetimes,
     metrics: CaMetrics,
-    calls: Semaphore,
 }
 
 impl<A: Authenticator> Service<A> {
@@ -47,8 +44,7 @@ impl<A: Authenticator> Service<A> {
         lifetimes: Lifetimes,
         metrics: CaMetrics,
     ) -> Self {
-        let calls = Semaphore::new(MAX_CALLS);
-        Self { authority, admission, lifetimes, metrics, calls }
+        Self { authority, admission, lifetimes, metrics }
     }
 
     /// Decides one call. Whatever is found out about it goes into `record` as soon as it is known.
@@ -60,21 +56,34 @@ impl<A: Authenticator> Service<A> {
         now: OffsetDateTime,
         record: &mut Record,
     ) -> Result<Issued, Rule> {
-        let _slot = self.calls.try_acquire().map_err(|_| Rule::Busy)?;
         let caller = self.admission.admit(headers, peer, now).await?;
         record.called_by(&caller);
+        let _place = self.admission.enter(&caller)?;
         let id = asked_identity(message, &caller)?;
         record.identity = Some(id.to_string());
         self.admission.authorize(&caller, &id).await?;
         let key = request::read(&message.csr, &id).map_err(request_rule)?;
         record.key_sha256 = Some(sha256(&key));
-        let life = self.lifetimes.grant(message.validity_duration);
+        let life = self.granted(message.validity_duration);
         let issued =
             self.authority.issue(&id, &key, life, now).map_err(|error| signing_rule(&error))?;
         record.serial = Some(issued.serial.clone());
         record.not_after = Some(issued.not_after.as_secs());
         self.authority.heard(caller.node().unwrap_or(ELSEWHERE), Heard::Issued, now);
+        let now = u64::try_from(now.unix_timestamp()).unwrap_or(0);
+        record.ttl = Some(issued.not_after.as_secs().saturating_sub(now));
+        record.generation = Some(issued.generation.into());
         Ok(issued)
+    }
+
+    /// The life granted for a wish; one that is not granted as it is, is counted.
+    fn granted(&self, wish_seconds: i64) -> Duration {
+        let life = self.lifetimes.grant(wish_seconds);
+        let wish = u64::try_from(wish_seconds).unwrap_or(0);
+        if wish != 0 && life != Duration::from_secs(wish) {
+            self.metrics.life_clamped();
+        }
+        life
     }
 }
 
@@ -96,10 +105,10 @@ impl<A: Authenticator> IstioCertificateService for Service<A> {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let now = OffsetDateTime::now_utc();
-        let peer = request.extensions().get::<Peer>().cloned();
-        let mut record = Record::begin(peer.as_ref().map(Peer::address), now);
-        let (headers, _, message) = request.into_parts();
-        match self.decide(&headers, peer.as_ref(), &message, now, &mut record).await {
+        let (headers, extensions, message) = request.into_parts();
+        let peer = extensions.get::<Peer>();
+        let mut record = Record::begin(&extensions, now);
+        match self.decide(&headers, peer, &message, now, &mut record).await {
             Ok(issued) => {
                 record.issued();
                 self.metrics.issued();
@@ -134,27 +143,41 @@ fn signing_rule(error: &AuthorityError) -> Rule {
     Rule::SigningFailed
 }
 
-/// What the caller is told, by every service of the authority: one text for every refusal, so that nothing can be probed by it.
-fn status(rule: Rule) -> Status {
+/// What the caller is told, by every service of the authority: one text for every refusal, so that
+/// nothing can be probed by it.
+pub(crate) fn status(rule: Rule) -> Status {
     const REFUSED: &str = "request refused; the authority's audit log says why";
     match rule {
-        Rule::Busy => Status::resource_exhausted("authority is busy; try again later"),
+        Rule::Busy | Rule::BusyCaller => {
+            Status::resource_exhausted("authority is busy; try again later")
+        }
         Rule::SigningFailed => Status::unavailable("authority cannot sign now; try again later"),
+        Rule::ApiServer => Status::unavailable("authority cannot tell now; try again later"),
         Rule::NoToken
         | Rule::ManyTokens
         | Rule::MalformedToken
         | Rule::TokenSignature
         | Rule::TokenAudience
         | Rule::TokenExpired
+        | Rule::TokenUnknown
+        | Rule::NotServiceAccount
+        | Rule::NotBoundToPod
         | Rule::CertificateInvalid
+        | Rule::CertificateExpired
         | Rule::NoIdentity
         | Rule::MalformedIdentity
         | Rule::ForeignTrustDomain
         | Rule::ReservedIdentity
+        | Rule::NeverIssued
         | Rule::NotOnNode
+        | Rule::NotEnrolled
         | Rule::NotOwnIdentity
-        | Rule::NotPlaced => Status::unauthenticated(REFUSED),
-        Rule::RequestTooLarge
+        | Rule::NotPlaced
+        | Rule::CallerPodGone
+        | Rule::CallerPodFinished => Status::unauthenticated(REFUSED),
+        Rule::Unread
+        | Rule::Abandoned
+        | Rule::RequestTooLarge
         | Rule::RequestMalformed
         | Rule::RequestSignature
         | Rule::RequestKey

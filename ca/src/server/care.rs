@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::certificate::ServerCertificate;
+use crate::attest::Residents;
 use crate::authority::{Authority, AuthorityError};
 use crate::metrics::CaMetrics;
-use crate::placement::PlacementFile;
 
 /// How often files and certificates are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const LOG_AGAIN: Duration = Duration::from_mins(1);
 /// Follows the workloads file and the store, and replaces certificates when their time comes.
 pub(super) struct Care {
     authority: Arc<Authority>,
-    placement: Arc<PlacementFile>,
+    placement: Arc<dyn Residents>,
     certificate: Arc<ServerCertificate>,
     metrics: CaMetrics,
     pace: Pace,
@@ -33,7 +33,7 @@ pub(super) struct Care {
 impl Care {
     pub(super) fn new(
         authority: Arc<Authority>,
-        placement: Arc<PlacementFile>,
+        placement: Arc<dyn Residents>,
         certificate: Arc<ServerCertificate>,
         metrics: CaMetrics,
     ) -> Self {
@@ -45,7 +45,7 @@ impl Care {
         while cancel.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let placement = self.placement.clone();
             // Reads a file, so not on a thread that serves.
-            let looked = tokio::task::spawn_blocking(move || placement.refresh());
+            let looked = tokio::task::spawn_blocking(move || placement.look());
             if let Err(error) = looked.await {
                 error!(%error, "look at the workloads file failed; trying again");
             }

@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use tracing::info;
 
 use super::ServeError;
+use super::client_certificate::OptionalCertificate;
 use crate::authority::{Authority, AuthorityError, Lifetimes};
 use crate::profile::{BACKDATE, ServerName};
 
@@ -94,7 +95,7 @@ fn make(
     Ok((CertifiedKey::new(issued.chain, key), now + time::Duration::seconds(half)))
 }
 
-/// TLS 1.3, HTTP/2, no tickets. Callers prove themselves by token, not by certificate.
+/// TLS 1.3, HTTP/2, no tickets. Callers are asked for a certificate, and may have a token instead.
 pub(super) fn config(
     certificate: Arc<ServerCertificate>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -107,9 +108,10 @@ pub(super) fn config(
         kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
         ..default_provider()
     };
+    let asking = Arc::new(OptionalCertificate::new(&provider));
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&TLS13])?
-        .with_no_client_auth()
+        .with_client_cert_verifier(asking)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.send_tls13_tickets = 0;

@@ -3,31 +3,36 @@
 
 use std::sync::Arc;
 
-use culvert_spiffe::{PeerRole, SpiffeId, TrustDomain};
+use culvert_spiffe::{PeerRole, SpiffeId, TrustDomain, VerifyError};
 use time::OffsetDateTime;
 use tonic::metadata::MetadataMap;
-use tracing::error;
+use tracing::debug;
 
-use crate::attest::{AuthenticationError, Authenticator, Caller};
+use crate::attest::{AuthenticationError, Authenticator, Caller, Residents};
 use crate::audit::Rule;
 use crate::authority::{Authority, unix};
-use crate::placement::PlacementFile;
 use crate::server::Peer;
+use crate::server::limits::{Place, Places};
+
+/// Calls of one caller that are decided at a time; an agent has no use for more.
+const MAX_CALLS_OF_CALLER: usize = 128;
 
 /// The proofs and the permissions. Shared by all services of the server.
 pub(crate) struct Admission<A> {
     authority: Arc<Authority>,
-    placement: Arc<PlacementFile>,
+    residents: Arc<dyn Residents>,
     authenticator: A,
+    callers: Places<String>,
 }
 
 impl<A: Authenticator> Admission<A> {
     pub(crate) fn new(
         authority: Arc<Authority>,
-        placement: Arc<PlacementFile>,
+        residents: Arc<dyn Residents>,
         authenticator: A,
     ) -> Self {
-        Self { authority, placement, authenticator }
+        let callers = Places::new(usize::MAX, MAX_CALLS_OF_CALLER);
+        Self { authority, residents, authenticator, callers }
     }
 
     /// Tells who calls: by the bearer token, or without one by the connection's certificate.
@@ -46,6 +51,16 @@ impl<A: Authenticator> Admission<A> {
         self.holder(peer, now)
     }
 
+    /// Takes a place among the calls of `caller`, for as long as it is decided. Never waits.
+    pub(crate) fn enter(&self, caller: &Caller) -> Result<Place<String>, Rule> {
+        let key = match caller {
+            Caller::Node { node } => node,
+            Caller::Pod(pod) => &pod.uid,
+            Caller::Holder { identity } => identity.as_str(),
+        };
+        self.callers.take(key.to_owned()).map_err(|_| Rule::BusyCaller)
+    }
+
     /// Decides whether `caller` may have anything that says it is `id`.
     ///
     /// Cancel safe.
@@ -57,10 +72,10 @@ impl<A: Authenticator> Admission<A> {
             return Err(Rule::ReservedIdentity);
         }
         match caller {
-            Caller::Node { node } => self.resides(node, id).await,
             Caller::Pod(pod) if pod.identity == *id => Ok(()),
-            Caller::Holder { identity } if identity == id => self.placed(id),
-            Caller::Pod(_) | Caller::Holder { .. } => Err(Rule::NotOwnIdentity),
+            Caller::Node { .. } | Caller::Pod(_) => self.residents.beside(caller, id).await,
+            Caller::Holder { identity } if identity == id => self.residents.anywhere(id).await,
+            Caller::Holder { .. } => Err(Rule::NotOwnIdentity),
         }
     }
 
@@ -69,31 +84,20 @@ impl<A: Authenticator> Admission<A> {
         self.authority.trust_domain()
     }
 
+    /// Verifies the connection's certificate anew at each call: it may have ended since the
+    /// handshake, and its root may have been revoked.
     fn holder(&self, peer: Option<&Peer>, now: OffsetDateTime) -> Result<Caller, Rule> {
         let chain = peer.and_then(Peer::chain).ok_or(Rule::NoToken)?;
-        self.authority
-            .bundle()
-            .verify(chain, PeerRole::Client, unix(now))
-            .map(|peer| Caller::Holder { identity: peer.id().clone() })
-            .map_err(|_| Rule::CertificateInvalid)
-    }
-
-    /// Node authorization; a miss looks into the file again, so that a new pod is not refused.
-    async fn resides(&self, node: &str, id: &SpiffeId) -> Result<(), Rule> {
-        if self.placement.current().runs_on(node, id) {
-            return Ok(());
+        match self.authority.bundle().verify(chain, PeerRole::Client, unix(now)) {
+            Ok(peer) => Ok(Caller::Holder { identity: peer.id().clone() }),
+            Err(error) => {
+                debug!(%error, "certificate of a caller does not hold");
+                Err(match error {
+                    VerifyError::Expired { .. } => Rule::CertificateExpired,
+                    _ => Rule::CertificateInvalid,
+                })
+            }
         }
-        let placement = self.placement.clone();
-        // Reads a file, so not on a thread that serves.
-        if let Err(error) = tokio::task::spawn_blocking(move || placement.refresh()).await {
-            error!(%error, "look at the workloads file failed");
-        }
-        if self.placement.current().runs_on(node, id) { Ok(()) } else { Err(Rule::NotOnNode) }
-    }
-
-    /// A certificate is renewed only while its identity has a workload somewhere.
-    fn placed(&self, id: &SpiffeId) -> Result<(), Rule> {
-        if self.placement.current().runs_anywhere(id) { Ok(()) } else { Err(Rule::NotPlaced) }
     }
 }
 
@@ -118,5 +122,9 @@ fn token_rule(error: AuthenticationError) -> Rule {
         AuthenticationError::Signature => Rule::TokenSignature,
         AuthenticationError::Audience => Rule::TokenAudience,
         AuthenticationError::Expired => Rule::TokenExpired,
+        AuthenticationError::Unknown => Rule::TokenUnknown,
+        AuthenticationError::NotServiceAccount => Rule::NotServiceAccount,
+        AuthenticationError::NotBoundToPod => Rule::NotBoundToPod,
+        AuthenticationError::Unavailable => Rule::ApiServer,
     }
 }

@@ -103,8 +103,7 @@ impl<A: Authenticator> wire::authority_server::Authority for Bundles<A> {
                 Ok(Response::new(bundles.boxed()))
             }
             Err(rule) => {
-                let peer = request.extensions().get::<Peer>().map(Peer::address);
-                Record::begin(peer, now).refused(rule);
+                Record::begin(request.extensions(), now).refused(rule);
                 self.metrics.refused(rule);
                 Err(status(rule))
             }
