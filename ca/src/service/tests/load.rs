@@ -251,7 +251,7 @@ async fn callers_that_do_not_read_harm_no_other() {
     let all = async {
         loop {
             lab.serves().await;
-            let asked =
+            let decided =
                 lab.audit.all().iter().filter(|line| line["key_sha256"].is_string()).count();
             if decided >= 220 {
                 break;
