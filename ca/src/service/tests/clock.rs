@@ -59,6 +59,9 @@ async fn clock_forward_ends_tokens_and_never_outlives_the_issuer() {
     assert!(ask(&fixture, &short, NOW).await.is_ok());
     let ahead = NOW + HOUR * 48;
     assert_eq!(ask(&fixture, &short, ahead).await.unwrap_err(), Rule::TokenExpired);
+    let unseen = ask(&fixture, &long, ahead).await.unwrap_err();
+    assert_eq!(unseen, Rule::SigningFailed, "the store was not read for two days");
+    fixture.service.authority.tend(ahead).await.unwrap();
     let issued = ask(&fixture, &long, ahead).await.unwrap();
     assert_eq!(issued.not_after.as_secs(), unix(ahead + HOUR).as_secs());
     // Forty days on, with nobody who looked after the issuing certificate.

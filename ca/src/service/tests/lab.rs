@@ -125,6 +125,8 @@ impl Lab {
         let tokens = NodeTokens::open(&files).unwrap();
         let (authenticator, placement) = plugs(&files, &workloads);
         let authority = Authority::open(files, "td".parse().unwrap(), opened).await.unwrap();
+        // Keys may be old, but the store was read just now.
+        authority.tend(OffsetDateTime::now_utc()).await.unwrap();
         let authority = Arc::new(authority);
         let bundle = TrustBundle::clone(&authority.bundle());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
