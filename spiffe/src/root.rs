@@ -5,7 +5,7 @@ use std::fmt;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// Identity of a root: the SHA-256 hash of its public key (SubjectPublicKeyInfo, DER).
+/// Identity of a root: the SHA-256 hash of its public key (`SubjectPublicKeyInfo`, DER).
 ///
 /// The key and not the certificate, because a root that is made anew over the same key signs the
 /// same chains. `openssl x509 -in root.pem -noout -pubkey | openssl pkey -pubin -outform der |

@@ -189,7 +189,7 @@ fn extensions_of(text: &str) -> Result<Extensions> {
             so_far.push_str(value.trim());
         } else {
             let (title, critical) = line.split_once(':').context("a name")?;
-            name = title.trim().trim_start_matches("X509v3 ").to_owned();
+            title.trim().trim_start_matches("X509v3 ").clone_into(&mut name);
             let fresh = found.insert(name.clone(), (critical.trim() == "critical", String::new()));
             ensure!(fresh.is_none(), "{name} stands there twice");
         }

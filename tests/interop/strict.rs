@@ -133,13 +133,13 @@ fn go_accepts_what_the_authority_issues() {
     let verdicts: Vec<Verdict> = serde_json::from_str(&said).unwrap();
     assert!(verdicts[0].accepts(PeerRole::Both), "{said}");
 
-    let svid = ["chain.pem", "key.pem", "root.pem"].map(|name| folder.join(name));
-    let svid = svid.each_ref().map(|path| path.to_str().unwrap());
-    let said = run(&program, &[&["handshake"][..], &svid].concat()).unwrap();
+    let member = ["chain.pem", "key.pem", "root.pem"].map(|name| folder.join(name));
+    let member = member.each_ref().map(|path| path.to_str().unwrap());
+    let said = run(&program, &[&["handshake"][..], &member].concat()).unwrap();
     agreed(&said, WEB).unwrap();
     // And a connection to the authority itself: Go at one end, ours at the other.
     let to = authority.address().to_string();
-    let said = run(&program, &[&["dial", &to][..], &svid].concat()).unwrap();
+    let said = run(&program, &[&["dial", &to][..], &member].concat()).unwrap();
     let said = agreed(&said, "spiffe://cluster.local/ns/culvert-system/sa/culvert-ca").unwrap();
     assert_eq!((&said["alpn"], &said["group"]), (&"h2".into(), &"X25519MLKEM768".into()), "{said}");
 }
@@ -176,8 +176,9 @@ fn build() -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/strict");
     let program = culvert_tests::target().join("interop/strict");
     fs::create_dir_all(program.parent().unwrap_or(Path::new("/")))?;
-    let go = ["go", "/usr/local/go/bin/go"].into_iter();
-    let go = go.filter(|go| Command::new(go).arg("version").output().is_ok()).next();
+    // Where its own packages put it, too.
+    let mut places = ["go", "/usr/local/go/bin/go"].into_iter();
+    let go = places.find(|go| Command::new(go).arg("version").output().is_ok());
     let go = go.context("no Go here; Go's crypto/x509 and go-spiffe are not asked")?;
     let mut command = Command::new(go);
     command.current_dir(&source).args(["build", "-o"]).arg(&program).arg(".");

@@ -192,11 +192,11 @@ fn every_new_tunnel_presents_the_newest_certificate_under_thousands_of_connectio
             from.app(&[&words[..], &["--until-stdin-ends"]].concat())
         };
         let clients = [short(a1, b1)?, short(b1, a1)?];
-        let (mut at_b1, mut at_a1) = (Seen::default(), Seen::default());
+        let (mut there, mut here) = (Seen::default(), Seen::default());
         let begun = Instant::now();
         while begun.elapsed() < ROTATING {
-            at_b1.look(&lab, lab.pod("x1"), b1)?;
-            at_a1.look(&lab, lab.pod("y1"), a1)?;
+            there.look(&lab, lab.pod("x1"), b1)?;
+            here.look(&lab, lab.pod("y1"), a1)?;
         }
         for client in clients {
             client.close_stdin();
@@ -204,7 +204,7 @@ fn every_new_tunnel_presents_the_newest_certificate_under_thousands_of_connectio
             println!("{said}");
             ensure!(said["failed"] == 0 && said["ok"].as_u64() > Some(2000), "{said}");
         }
-        for seen in [at_b1, at_a1] {
+        for seen in [there, here] {
             println!("{} tunnels, {} certificates", seen.tunnels, seen.serials.len());
             ensure!(seen.tunnels > 100 && seen.serials.len() > 9, "too few to tell");
         }
