@@ -32,3 +32,18 @@ pub mod istio {
         include!("generated/istio.v1.auth.rs");
     }
 }
+
+/// Interfaces of SPIFFE.
+pub mod spiffe {
+    /// The Workload API: `SpiffeWorkloadAPI`. The standard gives it no package, hence the name of
+    /// the file.
+    #[expect(
+        clippy::pedantic,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "made by tonic-prost-build; the messages are documented in proto/proto"
+    )]
+    pub mod workload {
+        include!("generated/_.rs");
+    }
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 /// Every `.proto` file that code is made from, relative to `proto/proto`.
-const SOURCES: &[&str] = &["culvert_ca.proto", "istio_ca.proto"];
+const SOURCES: &[&str] = &["culvert_ca.proto", "istio_ca.proto", "spiffe_workload.proto"];
 
 /// Makes the code anew; with `check`, only compares it with what is checked in.
 ///
