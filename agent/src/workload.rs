@@ -11,7 +11,9 @@
 
 pub mod file;
 mod model;
+mod pod_uid;
 mod snapshot;
 
 pub use model::{MtlsMode, PeerAuthentication, Workload, WorkloadKey};
+pub use pod_uid::{PodUid, PodUidError};
 pub use snapshot::{Snapshot, SnapshotError};

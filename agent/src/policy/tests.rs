@@ -25,6 +25,7 @@ fn workload(namespace: &str, name: &str, address: &str, labels: &[(&str, &str)])
         labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
         enrolled: true,
         netns: None,
+        uid: None,
         identity: SpiffeId::new(&trust_domain(), namespace, "sa").unwrap(),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use culvert_spiffe::SpiffeId;
 
+use super::PodUid;
 use crate::observe::Party;
 
 /// Names one workload of the mesh: `namespace/name`. Cheap to clone.
@@ -57,6 +58,9 @@ pub struct Workload {
     pub enrolled: bool,
     /// Its network namespace; there for every enrolled workload of the agent's own node.
     pub netns: Option<PathBuf>,
+    /// The pod's UID, where it is known; a process that asks for its identity must then be in a
+    /// cgroup of that pod too.
+    pub uid: Option<PodUid>,
     /// The SPIFFE ID of its service account.
     pub identity: SpiffeId,
 }

@@ -10,6 +10,7 @@
 //!     labels: {app: a1}                    # default: none
 //!     enrolled: true                       # default
 //!     netns: /run/netns/a1                 # for enrolled workloads of the agent's own node
+//!     uid: 0f7c2a5e-1b3d-4c6f-8a9b-0123456789ab  # optional: the pod's, as its cgroup names it
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 use crate::config::{YamlError, is_dns_name, yaml};
+use crate::workload::PodUid;
 use crate::workload::model::{Workload, WorkloadKey};
 
 #[derive(Deserialize)]
@@ -42,6 +44,7 @@ struct RawWorkload {
     #[serde(default = "enrolled_by_default")]
     enrolled: bool,
     netns: Option<Spanned<String>>,
+    uid: Option<Spanned<String>>,
 }
 
 fn enrolled_by_default() -> bool {
@@ -101,6 +104,7 @@ impl Parser<'_> {
                             `enrolled: false`";
             return Err(self.refuse(place, "netns", &problem, expected));
         }
+        let uid = raw.uid.map(|uid| self.uid(&uid)).transpose()?;
         Ok(Workload {
             name: raw.name.value,
             namespace: raw.namespace.value,
@@ -109,6 +113,7 @@ impl Parser<'_> {
             labels: raw.labels,
             enrolled: raw.enrolled,
             netns,
+            uid,
             identity,
         })
     }
@@ -170,6 +175,14 @@ impl Parser<'_> {
             return Err(self.refuse(text.referenced, "netns", &problem, EXPECTED));
         }
         Ok(path)
+    }
+
+    fn uid(&self, text: &Spanned<String>) -> Result<PodUid, YamlError> {
+        text.value.parse().map_err(|_| {
+            let problem = format!("`{}` is none", text.value.escape_debug());
+            let expected = "a lower-case UUID, or 32 hexadecimal digits for a static pod";
+            self.refuse(text.referenced, "uid", &problem, expected)
+        })
     }
 
     fn name(&self, text: &Spanned<String>, field: &str, expected: &str) -> Result<(), YamlError> {
