@@ -35,7 +35,11 @@ use crate::{
     supervise::Tasks,
     sys,
     tunnel::{Limits, TunnelMetrics},
-    workload::file::{Files, Source},
+    workload::{
+        Snapshot,
+        file::{Files, Source},
+    },
+    workload_api,
 };
 
 /// How long tasks that have nothing to drain may take to end.
@@ -93,19 +97,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     kernel::observe(&mut tasks, &mut capture, &metrics)?;
 
     let drain = CancellationToken::new();
+    // Ends before the others: metrics and certificates are there as long as flows drain.
+    let mut front = Tasks::new(drain.clone());
+    offer_identities(&mut front, &config, &snapshots, &identity, &metrics)?;
     let shared = Shared {
         snapshots: snapshots.clone(),
         identity: identity.clone(),
         metrics: metrics.clone(),
         tunnel: TunnelMetrics::register(&metrics)?,
         limits: limits(&config.tunnel),
-        drain: drain.clone(),
+        drain,
     };
     let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
     let enrolment =
         Enrolment::new(&config.node, snapshots, (capture, identity), &workers, &metrics)?;
-    // Ends before the others: metrics and certificates are there as long as flows drain.
-    let mut front = Tasks::new(drain);
     front.spawn("enrolment", enrolment.run(readiness.clone(), front.token()));
 
     let outcome = until_stop([&mut front, &mut tasks], &workers).await;
@@ -162,6 +167,28 @@ async fn serve(
             Ok(())
         });
     }
+    Ok(())
+}
+
+/// Starts the Workload API, where it is wanted.
+fn offer_identities(
+    front: &mut Tasks,
+    config: &Config,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    identity: &IdentityStore,
+    metrics: &Metrics,
+) -> anyhow::Result<()> {
+    let Some(api) = &config.workload_api else { return Ok(()) };
+    let server = workload_api::Server::bind(workload_api::Parts {
+        socket: api.socket.clone(),
+        node: &config.node,
+        snapshots: snapshots.clone(),
+        identity: identity.clone(),
+        metrics,
+    })?;
+    tracing::info!(socket = %server.socket().display(), "workload API listening");
+    let token = front.token();
+    front.spawn("workload API", async move { Ok(server.run(token).await?) });
     Ok(())
 }
 

@@ -25,6 +25,8 @@
 //!   connections: 16384
 //!   handshakes: 512
 //!   handshakesPerSource: 128
+//! workloadApi:                      # default: off
+//!   socket: /run/culvert-workload/api.sock
 //! observe:
 //!   metrics: 0.0.0.0:15020
 //!   readiness: 0.0.0.0:15021
@@ -80,6 +82,8 @@ pub struct Config {
     pub capture: Capture,
     /// The data plane's limits.
     pub tunnel: Tunnel,
+    /// The SPIFFE Workload API. Default: off.
+    pub workload_api: Option<WorkloadApi>,
     /// Metrics, readiness and logs.
     pub observe: Observe,
     /// What an operator on the node may ask.
@@ -169,6 +173,14 @@ impl Tunnel {
             .or_else(|| std::thread::available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN)
     }
+}
+
+/// The SPIFFE Workload API, for workloads of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadApi {
+    /// Where it listens: a unix socket, in a directory that only the agent may write.
+    pub socket: PathBuf,
 }
 
 /// Metrics, readiness and logs.

@@ -14,6 +14,7 @@
 
 pub mod ca_client;
 pub mod handshake;
+mod jwt;
 mod metrics;
 mod roots;
 pub mod state;
@@ -25,6 +26,7 @@ pub(crate) mod testing;
 mod tls;
 
 pub use ca_client::{IssueError, Settings};
+pub use jwt::JwtSvid;
 pub use roots::BundleInForce;
 pub use status::{Held, IdentityStatus};
 pub(crate) use store::chain as with_sources;

@@ -29,6 +29,8 @@ pub mod cli;
 
 pub mod config;
 
+pub mod workload_api;
+
 pub mod assemble;
 
 pub mod supervise;

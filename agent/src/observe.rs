@@ -21,6 +21,7 @@ mod tests;
 
 pub use flow::OpenFlow;
 pub use labels::{FlowLabels, Party, Reporter, Security};
+pub use limit::RateLimit;
 pub use metrics::{EncodeError, Metrics, RegisterError};
 pub use reason::{Reason, ResponseFlags};
 pub use server::{Readiness, Routes, ServeError, Server};

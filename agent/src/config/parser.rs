@@ -14,7 +14,7 @@ use serde_saphyr::{Location, Spanned};
 use super::yaml::YamlError;
 use super::{
     Admin, Ca, Capture, Config, DEFAULT_ADMIN_SOCKET, HumanDuration, Mesh, Observe, Tunnel,
-    is_dns_name, raw,
+    WorkloadApi, is_dns_name, raw,
 };
 
 /// Linux: `sun_path` has 108 bytes, one of them a final zero; four are left for the other name
@@ -37,6 +37,7 @@ impl Parser<'_> {
             ca: self.ca(raw.ca, &node)?,
             capture: self.capture(raw.capture)?,
             tunnel: self.tunnel(raw.tunnel)?,
+            workload_api: raw.workload_api.map(|api| self.workload_api(api)).transpose()?,
             observe: self.observe(raw.observe)?,
             admin: Admin {
                 socket: self.socket(raw.admin.socket, "admin.socket", DEFAULT_ADMIN_SOCKET)?,
@@ -142,6 +143,10 @@ impl Parser<'_> {
                 1..=1 << 16,
             )?,
         })
+    }
+
+    fn workload_api(&self, raw: raw::WorkloadApi) -> Result<WorkloadApi, YamlError> {
+        Ok(WorkloadApi { socket: self.socket(Some(raw.socket), "workloadApi.socket", "")? })
     }
 
     /// A whole number within a range.

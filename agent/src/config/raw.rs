@@ -20,6 +20,7 @@ pub(super) struct Raw {
     pub(super) capture: Capture,
     #[serde(default)]
     pub(super) tunnel: Tunnel,
+    pub(super) workload_api: Option<WorkloadApi>,
     #[serde(default)]
     pub(super) observe: Observe,
     #[serde(default)]
@@ -62,6 +63,12 @@ pub(super) struct Tunnel {
     pub(super) connections: Option<Spanned<u64>>,
     pub(super) handshakes: Option<Spanned<u64>>,
     pub(super) handshakes_per_source: Option<Spanned<u64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct WorkloadApi {
+    pub(super) socket: Spanned<String>,
 }
 
 #[derive(Default, Deserialize)]

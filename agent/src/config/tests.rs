@@ -45,6 +45,7 @@ capture:
 tunnel:
   workers: 2
   drainTimeout: 250ms
+workloadApi: {socket: api/api.sock}
 observe:
   metrics: 127.0.0.1:0
   readiness: \"[::]:15021\"
@@ -63,13 +64,18 @@ admin:
     assert_eq!(config.ca.certificate_ttl, Duration::from_secs(20));
     assert_eq!(config.tunnel.workers.map(NonZeroUsize::get), Some(2));
     assert_eq!(config.tunnel.drain_timeout, Duration::from_millis(250));
+    let socket = config.workload_api.as_ref().map(|api| api.socket.as_path());
+    assert_eq!(socket, Some(Path::new("/etc/culvert/api/api.sock")));
     assert_eq!(config.observe.log_format, LogFormat::Json);
     assert!(!config.observe.access_log);
 }
 
 #[test]
 fn what_is_printed_reads_back_as_the_same() {
-    let config = parse("node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\n").unwrap();
+    let config = parse(
+        "node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\nworkloadApi: {socket: /a/b}\n",
+    )
+    .unwrap();
     let printed = config.print().unwrap();
     assert_eq!(parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")), config);
 }
@@ -80,7 +86,8 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
         (
             "nod: node1\n",
             "/etc/culvert/agent.yaml:1:1: unknown field `nod`; expected one of `node`, \
-             `trustDomain`, `workloads`, `policies`, `mesh`, `ca`, `capture`, `tunnel`, `observe`, `admin`",
+             `trustDomain`, `workloads`, `policies`, `mesh`, `ca`, `capture`, `tunnel`, \
+             `workloadApi`, `observe`, `admin`",
         ),
         ("trustDomain: a.b\n", "/etc/culvert/agent.yaml:1:1: field `node` is missing"),
         (

@@ -27,6 +27,7 @@ use super::svid::{Svid, SvidParts};
 use super::tls;
 
 mod connector;
+mod jwt;
 
 /// Longest one request may take, connecting included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -178,6 +179,8 @@ impl IssueError {
 pub(crate) struct CaClient {
     settings: Settings,
     client: IstioCertificateServiceClient<Channel>,
+    /// The connection itself, for what else the authority offers.
+    channel: Channel,
     roots: TrustRoots,
     provider: Arc<CryptoProvider>,
     metrics: IdentityMetrics,
@@ -200,11 +203,12 @@ impl CaClient {
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10))
             .connect_with_connector_lazy(connector.into_service());
-        let client =
-            IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let client = IstioCertificateServiceClient::new(channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES);
         Ok(Self {
             settings,
             client,
+            channel,
             roots,
             provider,
             metrics,
@@ -250,16 +254,7 @@ impl CaClient {
         let answer = tokio::time::timeout(REQUEST_DEADLINE, client.create_certificate(request))
             .await
             .map_err(|_| IssueError::TimedOut { address })?;
-        answer.map(tonic::Response::into_inner).map_err(|status| match status.code() {
-            // A status with a source was made here, from a broken transport, not sent by it.
-            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Internal => {
-                IssueError::Unreachable { address, source: Box::new(status) }
-            }
-            tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
-                IssueError::TimedOut { address }
-            }
-            code => IssueError::Refused { id: id.clone(), code, source: Box::new(status) },
-        })
+        answer.map(tonic::Response::into_inner).map_err(|status| failure(status, id, address))
     }
 
     /// The authorization header, from the token file as it is now.
@@ -311,6 +306,18 @@ impl CaClient {
     /// What verifiers believe.
     pub(crate) fn roots(&self) -> &TrustRoots {
         &self.roots
+    }
+}
+
+/// What a status of the authority, or of the way to it, means for `id`.
+fn failure(status: tonic::Status, id: &SpiffeId, address: SocketAddr) -> IssueError {
+    match status.code() {
+        // A status with a source was made here, from a broken transport, not sent by it.
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Internal => {
+            IssueError::Unreachable { address, source: Box::new(status) }
+        }
+        tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => IssueError::TimedOut { address },
+        code => IssueError::Refused { id: id.clone(), code, source: Box::new(status) },
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::ca_client::{CaClient, IssueError, Settings};
+use super::jwt::JwtSvid;
 use super::metrics::IdentityMetrics;
 use super::roots::BundleInForce;
 use super::state::{Action, Draw, Event, Lease, State};
@@ -233,6 +234,19 @@ impl IdentityStore {
     /// Works on any runtime; a change counts for handshakes at once.
     pub fn bundle(&self) -> watch::Receiver<Arc<BundleInForce>> {
         self.shared.ca.roots().watch()
+    }
+
+    /// A JWT-SVID of `id` for `audience`, signed by the authority for this call.
+    ///
+    /// # Errors
+    /// [`IssueError`]: the authority refuses, among others an identity that has no workload on this
+    /// node, or cannot be reached within ten seconds.
+    pub async fn jwt_svid(
+        &self,
+        id: &SpiffeId,
+        audience: Vec<String>,
+    ) -> Result<JwtSvid, IssueError> {
+        self.shared.ca.sign_jwt(id, audience).await
     }
 
     /// How many identities are held or linger.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Admits a fixed number of events in each second since it was made. Lock-free.
-pub(super) struct RateLimit {
+pub struct RateLimit {
     a_second: u32,
     start: Instant,
     // The second in the upper half, how many were admitted in it in the lower.
@@ -12,12 +12,13 @@ pub(super) struct RateLimit {
 }
 
 impl RateLimit {
-    pub(super) fn new(a_second: u32) -> Self {
+    /// Admits `a_second` of them.
+    pub fn new(a_second: u32) -> Self {
         Self { a_second, start: Instant::now(), state: AtomicU64::new(0) }
     }
 
     /// Whether one more may pass now.
-    pub(super) fn admit(&self) -> bool {
+    pub fn admit(&self) -> bool {
         self.admit_in(self.start.elapsed().as_secs())
     }
 
