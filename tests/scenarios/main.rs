@@ -21,3 +21,4 @@ mod policy;
 mod rotation;
 mod transfer;
 mod untouched;
+mod workload_api;

@@ -31,6 +31,14 @@ pub fn testapp() -> Result<PathBuf> {
     program("CULVERT_TESTAPP", "culvert-testapp", "cargo build -p culvert-tests")
 }
 
+/// A further program of the tests, such as `culvert-caller`.
+///
+/// # Errors
+/// It is not built.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    program("CULVERT_TEST_PROGRAM", name, "cargo build -p culvert-tests")
+}
+
 fn program(variable: &str, name: &str, build: &str) -> Result<PathBuf> {
     let path =
         env::var_os(variable).map_or_else(|| target().join("debug").join(name), PathBuf::from);

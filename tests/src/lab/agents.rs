@@ -218,6 +218,11 @@ impl Lab {
         Ok(kibibytes * 1024)
     }
 
+    /// Where workloads of a node find the Workload API.
+    pub fn workload_socket(&self, id: NodeId) -> PathBuf {
+        self.directory.join(format!("{}-api", id.name())).join("api.sock")
+    }
+
     fn agent_file(&self, id: NodeId) -> PathBuf {
         self.directory.join(format!("{}.yaml", id.name()))
     }
@@ -235,6 +240,7 @@ impl Lab {
         own.set("capture", "cgroup", cgroup.display().to_string());
         own.set("capture", "pinDirectory", sweep::pins(&self.id, id.name()).display().to_string());
         own.set("admin", "socket", format!("{}.sock", id.name()));
+        own.set("workloadApi", "socket", self.workload_socket(id).display().to_string());
         own.set("observe", "metrics", format!("\"0.0.0.0:{METRICS_PORT}\""));
         own.set("observe", "readiness", format!("\"0.0.0.0:{READINESS_PORT}\""));
         own.set("observe", "log", "info");
