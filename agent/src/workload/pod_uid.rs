@@ -18,7 +18,7 @@ impl FromStr for PodUid {
     fn from_str(text: &str) -> Result<Self, PodUidError> {
         let hexadecimal = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let uuid = || text.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
-        if (text.len() == 32 || uuid()) && text.split('-').all(hexadecimal) {
+        if (text.len() == 32 && hexadecimal(text)) || (uuid() && text.split('-').all(hexadecimal)) {
             return Ok(Self(text.into()));
         }
         Err(PodUidError)

@@ -79,7 +79,8 @@ pub(super) fn validate(
         jsonwebtoken::decode::<serde_json::Map<String, Json>>(token, &key, &signature_only)
             .map_err(|error| match error.kind() {
                 jsonwebtoken::errors::ErrorKind::InvalidSignature => Invalid::Signature,
-                _ => Invalid::Malformed,
+                // The signature was looked at first, so it is what was signed that is amiss.
+                _ => Invalid::Claims,
             })?
             .claims;
     let expires = claims.get("exp").and_then(seconds).ok_or(Invalid::Claims)?;

@@ -145,7 +145,7 @@ fn wrong_workloads_name_the_place_and_what_was_expected() {
         (
             with("labels:", "label:"),
             "w.yaml:7:5: unknown field `label`; expected one of `name`, `namespace`, \
-             `serviceAccount`, `node`, `addresses`, `labels`, `enrolled`, `netns`"
+             `serviceAccount`, `node`, `addresses`, `labels`, `enrolled`, `netns`, `uid`"
                 .to_owned(),
         ),
         (
