@@ -55,7 +55,13 @@ pub struct Record {
     /// SHA-256 of the public key, hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_sha256: Option<String>,
-    /// Last valid second of the certificate, since 1970.
+    /// Who shall accept the token, for a JWT-SVID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<Vec<String>>,
+    /// Name of the key that signed the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_key: Option<String>,
+    /// Last valid second of the certificate or token, since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<u64>,
     /// Life granted, in seconds from now.

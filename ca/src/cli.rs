@@ -24,14 +24,17 @@ use crate::audit::chain::{self, Chained};
 use crate::authority::{Authority, Lifetimes, Settings};
 use crate::directory::{Directory, write_secret};
 use crate::duration;
+use crate::jwt::JwtKeys;
 use crate::placement::PlacementFile;
 use crate::profile::ServerName;
 use crate::server::{self, Parts};
 use crate::store::DirectoryStore;
 
+mod jwt;
 mod roots;
 mod timing;
 
+use jwt::JwtOptions;
 pub(crate) use roots::moment;
 use roots::{Named, RotateRoot, Status};
 use timing::RootOptions;
@@ -86,6 +89,8 @@ pub struct Serve {
     min_ttl: Duration,
     #[command(flatten)]
     roots: RootOptions,
+    #[command(flatten)]
+    jwt: JwtOptions,
     /// Address of `/metrics` for Prometheus; none without it.
     #[arg(long)]
     metrics: Option<SocketAddr>,
@@ -190,6 +195,8 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         source: arguments.roots.source(),
     };
     let store = Arc::new(DirectoryStore::new(directory));
+    let times = arguments.jwt.times()?;
+    let jwt_keys = JwtKeys::open(store.clone(), times, OffsetDateTime::now_utc()).await?;
     let authority = Authority::with(store, settings, OffsetDateTime::now_utc()).await?;
     let placement = PlacementFile::open(&arguments.workloads, arguments.trust_domain)?;
     let listener = server::bind(arguments.listen)
@@ -209,6 +216,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         authenticator,
         lifetimes: Lifetimes { default: default_ttl, least: min_ttl, most: max_ttl },
         names: arguments.names,
+        jwt_keys: Some(Arc::new(jwt_keys)),
         metrics,
     };
     let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;

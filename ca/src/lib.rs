@@ -6,6 +6,7 @@
 //!                                     ├─ placement: does it run there?  (workloads.yaml)
 //!                                     ├─ request: the public key alone
 //!                                     ├─ authority: sign, verify, hand out
+//!                                     ├─ jwt: the same for tokens
 //!                                     └─ audit: one JSON line a decision
 //! ```
 //!
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod directory;
 pub mod duration;
 pub mod heard;
+pub mod jwt;
 mod metrics;
 pub mod placement;
 pub mod profile;

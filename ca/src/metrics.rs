@@ -10,6 +10,7 @@ use crate::state::Phase;
 #[derive(Clone)]
 pub(crate) struct CaMetrics {
     issued: IntCounter,
+    jwt_svids: IntCounter,
     refused: IntCounterVec,
     followers: IntGauge,
     lives_clamped: IntCounter,
@@ -32,6 +33,7 @@ impl CaMetrics {
                 "culvert_ca_certificates_issued_total",
                 "Certificates issued to nodes for their workloads.",
             )?,
+            jwt_svids: IntCounter::new("culvert_ca_jwt_svids_signed_total", "JWT-SVIDs signed.")?,
             refused: IntCounterVec::new(
                 Opts::new(
                     "culvert_ca_requests_refused_total",
@@ -88,6 +90,7 @@ impl CaMetrics {
             )?,
         };
         registry.register(Box::new(metrics.issued.clone()))?;
+        registry.register(Box::new(metrics.jwt_svids.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.followers.clone()))?;
         registry.register(Box::new(metrics.lives_clamped.clone()))?;
@@ -105,6 +108,10 @@ impl CaMetrics {
 
     pub(crate) fn issued(&self) {
         self.issued.inc();
+    }
+
+    pub(crate) fn signed_jwt(&self) {
+        self.jwt_svids.inc();
     }
 
     pub(crate) fn refused(&self, rule: Rule) {

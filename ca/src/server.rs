@@ -19,11 +19,13 @@ use tracing::info;
 
 use crate::attest::{Authenticator, Residents};
 use crate::authority::{Authority, AuthorityError, Lifetimes};
+use crate::jwt::JwtKeys;
 use crate::metrics::CaMetrics;
 use crate::profile::ServerName;
 use crate::service::Service;
 use crate::service::admit::Admission;
 use crate::service::bundle::Bundles;
+use crate::service::jwt::JwtSigner;
 
 mod accept;
 mod care;
@@ -70,6 +72,8 @@ pub struct Parts<A> {
     pub lifetimes: Lifetimes,
     /// Names of the server for clients that know no SPIFFE ID.
     pub names: Vec<ServerName>,
+    /// Keys of JWT-SVIDs; without them none are signed.
+    pub jwt_keys: Option<Arc<JwtKeys>>,
     /// Where metrics are asked for, if anywhere.
     pub metrics: Option<TcpListener>,
 }
@@ -103,7 +107,7 @@ pub async fn serve<A: Authenticator>(
     parts: Parts<A>,
     cancel: CancellationToken,
 ) -> Result<(), ServeError> {
-    let Parts { authority, placement, authenticator, lifetimes, names, metrics } = parts;
+    let Parts { authority, placement, authenticator, lifetimes, names, jwt_keys, metrics } = parts;
     let registry = prometheus::Registry::new();
     let collectors = CaMetrics::register(&registry)?;
     collectors.ends(&authority);
@@ -121,15 +125,20 @@ pub async fn serve<A: Authenticator>(
     }
 
     let admission = Arc::new(Admission::new(authority.clone(), placement, authenticator));
-    // No keys of JWT-SVIDs yet; followers wait for ever for them to change.
-    let (_, jwks) = watch::channel(Arc::default());
-    let bundles = Bundles::new(
+    // Without keys of JWT-SVIDs followers wait for ever for them to change.
+    let jwks = jwt_keys.as_ref().map_or_else(|| watch::channel(Arc::default()).1, |k| k.jwks());
+    let mut bundles = Bundles::new(
         authority.clone(),
         admission.clone(),
         jwks,
         collectors.clone(),
         cancel.clone(),
     );
+    if let Some(keys) = jwt_keys {
+        bundles =
+            bundles.signing(JwtSigner::new(admission.clone(), keys.clone(), collectors.clone()));
+        tasks.spawn(keys.run(cancel.clone()));
+    }
     let gate = GateLayer::new(collectors.clone());
     let service = Service::new(authority, admission, lifetimes, collectors);
     let service =

@@ -21,6 +21,7 @@ use crate::server::Peer;
 
 pub(crate) mod admit;
 pub(crate) mod bundle;
+pub(crate) mod jwt;
 
 use admit::Admission;
 
@@ -183,7 +184,8 @@ pub(crate) fn status(rule: Rule) -> Status {
         | Rule::RequestKey
         | Rule::RequestNames
         | Rule::RequestCa
-        | Rule::OwnKey => Status::invalid_argument(REFUSED),
+        | Rule::OwnKey
+        | Rule::RequestAudience => Status::invalid_argument(REFUSED),
     }
 }
 

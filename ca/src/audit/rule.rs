@@ -76,6 +76,8 @@ pub enum Rule {
     RequestCa,
     /// The key is the authority's own.
     OwnKey,
+    /// The token asked for is for nobody, or for more than its bounds.
+    RequestAudience,
     /// Nothing is wrong with the request; the authority could not sign.
     SigningFailed,
 }
@@ -118,6 +120,7 @@ impl Rule {
             Self::RequestNames => "request_names",
             Self::RequestCa => "request_ca",
             Self::OwnKey => "own_key",
+            Self::RequestAudience => "request_audience",
             Self::SigningFailed => "signing_failed",
         }
     }

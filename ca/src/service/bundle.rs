@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::admit::Admission;
+use super::jwt::JwtSigner;
 use super::status;
 use crate::attest::{Authenticator, Caller};
 use crate::audit::{Record, Rule};
@@ -42,6 +43,7 @@ pub(crate) struct Bundles<A> {
     authority: Arc<Authority>,
     admission: Arc<Admission<A>>,
     jwks: watch::Receiver<Arc<[u8]>>,
+    tokens: Option<JwtSigner<A>>,
     metrics: CaMetrics,
     followers: Arc<Followers>,
     cancel: CancellationToken,
@@ -56,7 +58,13 @@ impl<A: Authenticator> Bundles<A> {
         metrics: CaMetrics,
         cancel: CancellationToken,
     ) -> Self {
-        Self { authority, admission, jwks, metrics, followers: Arc::default(), cancel }
+        let (tokens, followers) = (None, Arc::default());
+        Self { authority, admission, jwks, tokens, metrics, followers, cancel }
+    }
+
+    /// Signs JWT-SVIDs too.
+    pub(crate) fn signing(self, tokens: JwtSigner<A>) -> Self {
+        Self { tokens: Some(tokens), ..self }
     }
 
     async fn admit(
@@ -112,9 +120,12 @@ impl<A: Authenticator> wire::authority_server::Authority for Bundles<A> {
 
     async fn sign_jwt_svid(
         &self,
-        _request: Request<wire::SignJwtSvidRequest>,
+        request: Request<wire::SignJwtSvidRequest>,
     ) -> Result<Response<wire::SignJwtSvidResponse>, Status> {
-        Err(Status::unimplemented("this authority signs no JWT-SVIDs"))
+        match &self.tokens {
+            Some(tokens) => tokens.answer(request).await,
+            None => Err(Status::unimplemented("this authority signs no JWT-SVIDs")),
+        }
     }
 }
 

@@ -74,6 +74,7 @@ impl Lab {
             authenticator,
             lifetimes: Lifetimes { default: most, least, most },
             names: vec![],
+            jwt_keys: None,
             metrics: None,
         };
         let cancel = CancellationToken::new();

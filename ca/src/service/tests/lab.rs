@@ -139,6 +139,7 @@ impl Lab {
             names: ["127.0.0.1", "ca.example.org", "istiod.istio-system.svc"]
                 .map(|name| name.parse().unwrap())
                 .into(),
+            jwt_keys: None,
             metrics: None,
         };
         let cancel = CancellationToken::new();
