@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use crate::audit::Rule;
 
+mod kept;
 pub mod kubernetes;
 mod node_token;
 

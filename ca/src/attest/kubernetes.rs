@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 pub use pods::{NodePods, Permissions};
 pub use tokens::ServiceAccountTokens;
 
-mod kept;
 mod pods;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -9,8 +9,8 @@ use culvert_spiffe::{SpiffeId, TrustDomain};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
-use super::kept::Kept;
 use super::{ApiServerError, Pod, PodDirectory};
+use crate::attest::kept::Kept;
 use crate::attest::{Caller, PodCaller, Residents};
 use crate::audit::Rule;
 

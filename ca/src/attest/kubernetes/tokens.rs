@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use super::kept::Kept;
 use super::{ApiServerError, Review, TokenReviewer};
+use crate::attest::kept::Kept;
 use crate::attest::{AuthenticationError, Authenticator, Caller, PodCaller};
 
 /// How long a good answer is believed. A deleted pod's token may live so much longer.
