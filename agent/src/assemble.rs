@@ -69,8 +69,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
 
     let (identity, identity_tasks) =
-        IdentityStore::start(identity_settings(&config).await?, tasks.token(), metrics.registry())
-            .await?;
+        IdentityStore::start(identity_settings(&config), tasks.token(), metrics.registry()).await?;
     tasks.spawn("identities", {
         let token = tasks.token();
         async move {
@@ -192,21 +191,16 @@ fn offer_identities(
     Ok(())
 }
 
-async fn identity_settings(config: &Config) -> anyhow::Result<identity::Settings> {
-    let address = config.ca.address.to_string();
-    let ca_address = tokio::net::lookup_host(&address)
-        .await
-        .ok()
-        .and_then(|mut found| found.next())
-        .with_context(|| format!("cannot resolve `ca.address` {address}"))?;
-    Ok(identity::Settings {
-        ca_address,
+fn identity_settings(config: &Config) -> identity::Settings {
+    identity::Settings {
+        ca_address: config.ca.address.clone(),
         root_file: config.ca.root_file.clone(),
+        bundle_file: config.ca.bundle_file.clone(),
         token_file: config.ca.token_file.clone(),
         node: config.node.clone(),
         trust_domain: config.trust_domain.clone(),
         certificate_ttl: config.ca.certificate_ttl,
-    })
+    }
 }
 
 fn limits(tunnel: &Tunnel) -> Limits {

@@ -9,6 +9,7 @@
 //! ca:
 //!   address: 127.0.0.1:15012
 //!   rootFile: root-cert.pem
+//!   bundleFile: node1.bundle.json   # default: the node's name and .bundle.json; written
 //!   tokenFile: node1.token          # default: the node's name and .token
 //!   certificateTtl: 24h
 //! capture:
@@ -108,6 +109,9 @@ pub struct Ca {
     pub address: HostPort,
     /// Roots that the CA's own certificate is checked against. Default `root-cert.pem`.
     pub root_file: PathBuf,
+    /// Where the trust bundle in force is kept; written by the agent. Default: the node's name and
+    /// `.bundle.json`.
+    pub bundle_file: PathBuf,
     /// The node's token, read again for each request. Default: the node's name and `.token`.
     pub token_file: PathBuf,
     /// The life asked for, 10 seconds to 90 days; the CA may give less. Default 24 hours.

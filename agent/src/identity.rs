@@ -27,7 +27,7 @@ mod tls;
 
 pub use ca_client::{IssueError, Settings};
 pub use jwt::JwtSvid;
-pub use roots::BundleInForce;
+pub use roots::{BundleInForce, Root, Standing};
 pub use status::{Held, IdentityStatus};
 pub(crate) use store::chain as with_sources;
 pub use store::{Current, IdentityHold, IdentityStore, IdentityTasks, StartError, SvidError};

@@ -148,9 +148,9 @@ async fn through_tunnel(
     labels.destination_principal = Some(destination.identity.clone());
     labels.security = Security::MutualTls;
     let flow = stages.metrics.open(labels);
-    let (send, receive, _place) = stream.into_parts();
+    let (send, receive, place) = stream.into_parts();
     let ended = relay::stream(application.socket(), send, receive, &flow).await;
-    close(flow, ended, [application]);
+    close(flow, ended.map_err(|seen| place.explain(seen)), [application]);
 }
 
 async fn passthrough(captured: Captured, stages: &Stages, labels: FlowLabels) {

@@ -48,8 +48,9 @@ pub(crate) fn run(authority: &Authority, length: Duration) -> anyhow::Result<ser
 
 fn settings(authority: &Authority) -> anyhow::Result<Settings> {
     Ok(Settings {
-        ca_address: authority.address,
+        ca_address: authority.address.to_string().parse()?,
         root_file: authority.root.clone(),
+        bundle_file: authority.tokens.join("node0.bundle.json"),
         token_file: authority.tokens.join("node0.token"),
         node: "node0".to_owned(),
         trust_domain: authority.trust_domain.clone(),

@@ -66,6 +66,11 @@ impl Parser<'_> {
         Ok(Ca {
             address: self.value(raw.address, "ca.address", "127.0.0.1:15012")?,
             root_file: self.path(raw.root_file, "ca.rootFile", "root-cert.pem")?,
+            bundle_file: self.path(
+                raw.bundle_file,
+                "ca.bundleFile",
+                &format!("{node}.bundle.json"),
+            )?,
             token_file: self.path(raw.token_file, "ca.tokenFile", &format!("{node}.token"))?,
             certificate_ttl: self.duration(
                 raw.certificate_ttl,

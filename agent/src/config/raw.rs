@@ -39,6 +39,7 @@ pub(super) struct Mesh {
 pub(super) struct Ca {
     pub(super) address: Option<Spanned<String>>,
     pub(super) root_file: Option<Spanned<String>>,
+    pub(super) bundle_file: Option<Spanned<String>>,
     pub(super) token_file: Option<Spanned<String>>,
     pub(super) certificate_ttl: Option<Spanned<String>>,
 }

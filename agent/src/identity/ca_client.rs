@@ -1,7 +1,6 @@
 //! Asks the authority for certificates over the Istio CA API, and believes no answer unchecked.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +20,17 @@ use tonic::transport::{Channel, Endpoint};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::metrics::IdentityMetrics;
-use super::roots::{BundleInForce, TrustRoots};
+use super::roots::{self, BundleInForce, TrustRoots};
 use super::store::StartError;
 use super::svid::{Svid, SvidParts};
 use super::tls;
+use crate::config::HostPort;
 
 mod connector;
+mod follow;
 mod jwt;
+
+pub(crate) use follow::FollowError;
 
 /// Longest one request may take, connecting included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -38,16 +41,20 @@ const FIRST_LANE: usize = 16;
 const RENEWAL_LANE: usize = 4;
 /// Largest answer read: a leaf, an issuing certificate and some roots are a few KiB.
 const MAX_ANSWER_BYTES: usize = 128 * 1024;
+/// Largest trust bundle read.
+const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
 /// An answer that was checked: the chain, leaf first, whom it proves, and the roots, PEM.
 type Checked<'a> = Result<(Vec<CertificateDer<'static>>, VerifiedPeer, &'a str), IssueError>;
 
 /// Where and how to ask for certificates; parsed from `ca` in agent.yaml.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `ca.address`.
-    pub ca_address: SocketAddr,
+    /// `ca.address`. A name is looked up anew for each connection.
+    pub ca_address: HostPort,
     /// `ca.rootFile`: the authority's root-cert.pem. Read at the start and at every connection.
     pub root_file: PathBuf,
+    /// `ca.bundleFile`: where the trust bundle in force is kept. Read at the start.
+    pub bundle_file: PathBuf,
     /// `ca.tokenFile`: the node's token. Read at every request.
     pub token_file: PathBuf,
     /// This node's name, for the log.
@@ -84,7 +91,7 @@ pub enum IssueError {
     #[error("cannot reach the authority at {address}; check that `culvert ca serve` runs there")]
     Unreachable {
         /// `ca.address`.
-        address: SocketAddr,
+        address: HostPort,
         /// Why not.
         #[source]
         source: Box<tonic::Status>,
@@ -108,7 +115,7 @@ pub enum IssueError {
         REQUEST_DEADLINE.as_secs())]
     TimedOut {
         /// `ca.address`.
-        address: SocketAddr,
+        address: HostPort,
     },
     /// A key or a request could not be made.
     #[error("cannot make a key and request for {id}; the node may lack entropy or memory")]
@@ -128,7 +135,10 @@ pub enum IssueError {
         part: &'static str,
     },
     /// The certificate does not verify against our roots.
-    #[error("certificate issued for {id} does not hold; check that {root_file} is the authority's")]
+    #[error(
+        "certificate issued for {id} does not hold; check that {root_file} is the authority's, and \
+         if that was made anew remove `ca.bundleFile` while the agent is stopped"
+    )]
     Unverified {
         /// For whom.
         id: SpiffeId,
@@ -195,8 +205,9 @@ impl CaClient {
     ) -> Result<Self, StartError> {
         let provider = Arc::new(tls::provider());
         let file = connector::read_roots(&settings).await?;
-        let roots = TrustRoots::new(BundleInForce::of_file(file));
-        let connector = connector::Connector::new(settings.clone(), provider.clone());
+        let roots = TrustRoots::new(kept(&settings).await.unwrap_or(BundleInForce::of_file(file)));
+        let connector =
+            connector::Connector::new(settings.clone(), provider.clone(), roots.clone());
         // The name is never looked up or sent: the connector dials the address itself.
         let channel = Endpoint::from_static("http://culvert-ca.culvert-system")
             .connect_timeout(REQUEST_DEADLINE)
@@ -241,7 +252,6 @@ impl CaClient {
         id: &SpiffeId,
         csr: String,
     ) -> Result<IstioCertificateResponse, IssueError> {
-        let address = self.settings.ca_address;
         let mut request = tonic::Request::new(IstioCertificateRequest {
             csr,
             validity_duration: i64::try_from(self.settings.certificate_ttl.as_secs())
@@ -253,8 +263,10 @@ impl CaClient {
         let mut client = self.client.clone();
         let answer = tokio::time::timeout(REQUEST_DEADLINE, client.create_certificate(request))
             .await
-            .map_err(|_| IssueError::TimedOut { address })?;
-        answer.map(tonic::Response::into_inner).map_err(|status| failure(status, id, address))
+            .map_err(|_| IssueError::TimedOut { address: self.address() })?;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| failure(status, id, self.address()))
     }
 
     /// The authorization header, from the token file as it is now.
@@ -303,6 +315,16 @@ impl CaClient {
         Ok(())
     }
 
+    /// The trust domain of the mesh.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.settings.trust_domain
+    }
+
+    /// Where the trust bundle in force is kept.
+    pub(crate) fn bundle_file(&self) -> &Path {
+        &self.settings.bundle_file
+    }
+
     /// What verifiers believe.
     pub(crate) fn roots(&self) -> &TrustRoots {
         &self.roots
@@ -310,7 +332,7 @@ impl CaClient {
 }
 
 /// What a status of the authority, or of the way to it, means for `id`.
-fn failure(status: tonic::Status, id: &SpiffeId, address: SocketAddr) -> IssueError {
+fn failure(status: tonic::Status, id: &SpiffeId, address: HostPort) -> IssueError {
     match status.code() {
         // A status with a source was made here, from a broken transport, not sent by it.
         tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Internal => {
@@ -318,6 +340,25 @@ fn failure(status: tonic::Status, id: &SpiffeId, address: SocketAddr) -> IssueEr
         }
         tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => IssueError::TimedOut { address },
         code => IssueError::Refused { id: id.clone(), code, source: Box::new(status) },
+    }
+}
+
+/// The bundle that was in force when the agent ran last. A file that is of no use is no reason not
+/// to start: the authority sends the bundle again.
+async fn kept(settings: &Settings) -> Option<BundleInForce> {
+    let (path, domain) = (settings.bundle_file.clone(), settings.trust_domain.clone());
+    let read = tokio::task::spawn_blocking(move || roots::file::read(&path, &domain)).await.ok()?;
+    match read {
+        Ok(Some(bundle)) => {
+            tracing::info!(sequence = bundle.sequence(), "trust bundle read from disk");
+            Some(bundle)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            let error = super::store::chain(&error);
+            tracing::error!(error, "kept trust bundle is of no use; starting with the root file");
+            None
+        }
     }
 }
 

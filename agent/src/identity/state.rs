@@ -10,6 +10,8 @@
 //!                                                 └────────wait───────────┘
 //! ```
 //!
+//! A tainted root brings the renewal of what is held forward; a revoked one takes it away at once.
+//!
 //! Beside it runs the use: in use, or lingering since the last reference went; at the end of the
 //! linger everything is wiped.
 
@@ -17,6 +19,10 @@ use std::time::{Duration, SystemTime};
 
 /// How long an identity without references is kept, for pods that are replaced.
 pub const LINGER: Duration = Duration::from_mins(2);
+
+/// Over how long the certificates under a tainted root are replaced, at most. They must be gone in
+/// five minutes; the last of them is for requests that fail.
+pub const REISSUE_SPREAD: Duration = Duration::from_mins(4);
 
 /// Bound of the first wait after a failure; doubled by each further one.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -45,6 +51,12 @@ impl Lease {
         now >= self.until
     }
 
+    /// A moment drawn evenly over the time in which all that rests on a tainted root is replaced;
+    /// of a short life no more than a quarter.
+    fn reissue(&self, now: SystemTime, draw: Draw) -> SystemTime {
+        now + REISSUE_SPREAD.min(self.life() / 4).mul_f64(draw.0)
+    }
+
     /// A moment drawn evenly between 60 % and 70 % of life: at least 30 % is left when the
     /// authority dies, and a fleet started together does not come back together.
     fn renewal(&self, draw: Draw) -> SystemTime {
@@ -69,6 +81,10 @@ pub enum Event {
     Released,
     /// A reference came after the last one had gone.
     Referenced,
+    /// The root that the held certificate rests on is tainted.
+    Tainted,
+    /// The held certificate rests on no root that is believed.
+    Revoked,
 }
 
 /// What the executor must do.
@@ -76,7 +92,7 @@ pub enum Event {
 pub enum Action {
     /// Ask the authority for a certificate; answer with `Issued` or `Failed`.
     Ask,
-    /// Stop handing out the certificate held: its life is over.
+    /// Stop handing out the certificate held: its life is over, or nobody believes it.
     Withdraw,
     /// Forget the identity, and end.
     Wipe,
@@ -185,6 +201,11 @@ impl State {
                 }
             },
             Event::Failed => (Self { phase: failed(self.phase, now, draw), ..self }, vec![]),
+            Event::Tainted => (Self { phase: tainted(self.phase, now, draw), ..self }, vec![]),
+            Event::Revoked => {
+                let (phase, actions) = revoked(self.phase);
+                (Self { phase, ..self }, actions)
+            }
         }
     }
 
@@ -218,6 +239,30 @@ impl State {
             early => (early, vec![]),
         };
         (Self { phase, ..self }, actions)
+    }
+}
+
+/// What is due already, or under way, stays as it is; the executor looks at each new certificate.
+fn tainted(phase: Phase, now: SystemTime, draw: Draw) -> Phase {
+    match phase {
+        Phase::Held { lease, renew_at } => {
+            Phase::Held { lease, renew_at: renew_at.min(lease.reissue(now, draw)) }
+        }
+        other @ (Phase::Asking { .. }
+        | Phase::BackingOff { .. }
+        | Phase::Renewing { .. }
+        | Phase::RetryingRenewal { .. }) => other,
+    }
+}
+
+fn revoked(phase: Phase) -> (Phase, Vec<Action>) {
+    match phase {
+        Phase::Held { .. } | Phase::RetryingRenewal { .. } => {
+            (Phase::Asking { failures: 0 }, vec![Action::Withdraw, Action::Ask])
+        }
+        // The request under way goes on; its answer is checked against the new roots.
+        Phase::Renewing { failures, .. } => (Phase::Asking { failures }, vec![Action::Withdraw]),
+        nothing @ (Phase::Asking { .. } | Phase::BackingOff { .. }) => (nothing, vec![]),
     }
 }
 
@@ -324,8 +369,46 @@ mod tests {
         assert_eq!(actions, []);
     }
 
+    #[test]
+    fn tainted_root_brings_the_renewal_forward_spread_over_four_minutes_and_never_back() {
+        let whole = |draw| {
+            let (state, actions) = held(0.0).step(Event::Tainted, at(60), Draw(draw));
+            assert_eq!(actions, []);
+            state.wake_at().unwrap()
+        };
+        assert_eq!(whole(0.0), at(60));
+        assert_eq!(whole(0.5), at(60) + REISSUE_SPREAD / 2);
+        assert!(whole(0.999_999) < at(60) + REISSUE_SPREAD);
+
+        let almost_due = NOON + DAY.mul_f64(0.6) - Duration::from_secs(1);
+        let (state, _) = held(0.0).step(Event::Tainted, almost_due, Draw(0.9));
+        assert_eq!(state.wake_at(), Some(NOON + DAY.mul_f64(0.6)));
+    }
+
+    #[test]
+    fn tainted_root_of_a_short_life_leaves_time_before_its_end() {
+        let lease = Lease { from: NOON, until: at(40) };
+        let (state, _) = State::start().0.step(Event::Issued(lease), NOON, Draw(0.5));
+        let (state, _) = state.step(Event::Tainted, at(1), Draw(0.999_999));
+        assert!(state.wake_at().unwrap() < at(11));
+    }
+
+    #[test]
+    fn revoked_root_takes_the_certificate_away_and_asks_at_once() {
+        let (state, actions) = held(0.5).step(Event::Revoked, at(60), Draw(0.5));
+        assert_eq!(actions, [Action::Withdraw, Action::Ask]);
+        assert_eq!(state.phase, Phase::Asking { failures: 0 });
+
+        let (state, _) = held(0.0).step(Event::Woke, NOON + DAY.mul_f64(0.6), Draw(0.0));
+        let (state, actions) = state.step(Event::Revoked, NOON + DAY.mul_f64(0.6), Draw(0.0));
+        assert_eq!(actions, [Action::Withdraw], "one request at a time");
+        assert_eq!(state.phase, Phase::Asking { failures: 0 });
+    }
+
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
+            1 => Just(Event::Tainted),
+            1 => Just(Event::Revoked),
             3 => Just(Event::Woke),
             1 => Just(Event::Failed),
             1 => Just(Event::Released),
@@ -368,6 +451,14 @@ mod tests {
                         | Phase::RetryingRenewal { lease, .. } => prop_assert!(now < lease.until),
                         Phase::Asking { .. } | Phase::BackingOff { .. } => {}
                     }
+                }
+                match (event, next.phase) {
+                    (Event::Tainted, Phase::Held { renew_at, .. }) => {
+                        prop_assert!(renew_at <= now + REISSUE_SPREAD);
+                    }
+                    (Event::Revoked, Phase::Asking { .. } | Phase::BackingOff { .. }) => {}
+                    (Event::Revoked, served) => prop_assert!(false, "serves {served:?}"),
+                    _ => {}
                 }
                 prop_assert!(asking(next.phase) || next.wake_at().is_some());
                 if actions.contains(&Action::Wipe) {

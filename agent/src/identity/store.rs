@@ -22,11 +22,14 @@ use tracing::{debug, error, info, warn};
 use super::ca_client::{CaClient, IssueError, Settings};
 use super::jwt::JwtSvid;
 use super::metrics::IdentityMetrics;
-use super::roots::BundleInForce;
+use super::roots::metrics::BundleMetrics;
+use super::roots::{BundleInForce, Rests};
 use super::state::{Action, Draw, Event, Lease, State};
 use super::status::IdentityStatus;
 use super::svid::Svid;
 use crate::observe::Reason;
+
+mod follower;
 
 /// Longest a connection waits for the first certificate of its workload.
 pub const SVID_WAIT: Duration = Duration::from_secs(5);
@@ -110,6 +113,7 @@ struct Shared {
     cancel: CancellationToken,
     ca: CaClient,
     metrics: IdentityMetrics,
+    bundle_metrics: BundleMetrics,
 }
 
 /// What connections see of one identity.
@@ -149,8 +153,9 @@ pub struct IdentityTasks {
 impl IdentityStore {
     /// Starts a store whose tasks run on the current runtime, until `cancel`.
     ///
-    /// Reads the root certificates once, so that a wrong file is found at the start; nothing is
-    /// asked of the authority before the first [`IdentityStore::hold`].
+    /// Reads the root certificates once, so that a wrong file is found at the start, and the trust
+    /// bundle that was in force last. Follows the authority's trust bundle from now on; no
+    /// certificate is asked for before the first [`IdentityStore::hold`].
     ///
     /// # Panics
     /// When called outside a tokio runtime.
@@ -160,6 +165,7 @@ impl IdentityStore {
         registry: &prometheus::Registry,
     ) -> Result<(Self, IdentityTasks), StartError> {
         let metrics = IdentityMetrics::register(registry).map_err(StartError::Metrics)?;
+        let bundle_metrics = BundleMetrics::register(registry).map_err(StartError::Metrics)?;
         let ca = CaClient::new(settings, metrics.clone()).await?;
         let shared = Arc::new(Shared {
             entries: RwLock::default(),
@@ -168,7 +174,9 @@ impl IdentityStore {
             cancel,
             ca,
             metrics,
+            bundle_metrics,
         });
+        shared.tasks().spawn(follower::follow(shared.clone()));
         Ok((Self { shared: shared.clone() }, IdentityTasks { shared }))
     }
 
@@ -351,7 +359,12 @@ impl Entry {
         self.current.send_replace(Current::Ready(svid));
     }
 
-    fn withdraw(&self) {
+    fn withdraw(&self, why: Event) {
+        if why == Event::Revoked {
+            warn!(identity = %self.id, "svid withdrawn: it rests on no root that is believed; asking anew");
+        } else {
+            error!(identity = %self.id, "svid expired before it could be renewed");
+        }
         self.current.send_replace(Current::Absent(None));
     }
 
@@ -393,6 +406,7 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
     // The last reference may have gone before this task ran; look once.
     references.mark_changed();
     let mut in_use = true;
+    let mut bundles = shared.ca.roots().watch();
     let mut request = Some(Box::pin(shared.ca.issue(&entry.id, false)));
     loop {
         let pause = pause_until(state.wake_at());
@@ -419,29 +433,53 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
                     (true, true) | (false, false) => continue,
                 }
             }
+            // The sender lives in `shared`, so this ends with a change.
+            _ = bundles.changed() => match rests(&shared, &entry) {
+                Some(event) => event,
+                None => continue,
+            },
             () = tokio::time::sleep(pause) => Event::Woke,
         };
-        let (next, actions) = state.step(event, SystemTime::now(), Draw(rand::random()));
-        state = next;
-        entry.note(state);
-        for action in actions {
-            match action {
-                Action::Ask => {
-                    request = Some(Box::pin(shared.ca.issue(&entry.id, entry.is_ready())));
+        let mut events = Some(event);
+        while let Some(event) = events.take() {
+            let (next, actions) = state.step(event, SystemTime::now(), Draw(rand::random()));
+            state = next;
+            entry.note(state);
+            for action in actions {
+                match action {
+                    Action::Ask => {
+                        request = Some(Box::pin(shared.ca.issue(&entry.id, entry.is_ready())));
+                    }
+                    Action::Withdraw => {
+                        entry.withdraw(event);
+                        wanted = Instant::now();
+                    }
+                    Action::Wipe if shared.wipe(&entry) => {
+                        debug!(identity = %entry.id, "identity wiped");
+                        return;
+                    }
+                    // A reference came; the change of the count brings `Referenced`.
+                    Action::Wipe => {}
                 }
-                Action::Withdraw => {
-                    error!(identity = %entry.id, "svid expired before it could be renewed");
-                    entry.withdraw();
-                    wanted = Instant::now();
-                }
-                Action::Wipe if shared.wipe(&entry) => {
-                    debug!(identity = %entry.id, "identity wiped");
-                    return;
-                }
-                // A reference came; the change of the count brings `Referenced`.
-                Action::Wipe => {}
+            }
+            if matches!(event, Event::Issued(_)) {
+                // The root may have been tainted while the request was under way.
+                events = rests(&shared, &entry);
             }
         }
+    }
+}
+
+/// What the root under the certificate held means for it.
+fn rests(shared: &Shared, entry: &Entry) -> Option<Event> {
+    let svid = entry.ready()?;
+    match shared.ca.roots().load().rests(svid.chain(), UnixTime::now()) {
+        Rests::Sound => None,
+        Rests::Tainted => {
+            info!(identity = %entry.id, "svid rests on a tainted root; it is renewed within minutes");
+            Some(Event::Tainted)
+        }
+        Rests::Nothing => Some(Event::Revoked),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
-use culvert_spiffe::{CertificateFacts, SpiffeId};
+use culvert_spiffe::{CertificateFacts, RootId, SpiffeId};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
@@ -23,6 +24,8 @@ pub struct Svid {
     chain: Vec<CertificateDer<'static>>,
     private_key: Zeroizing<Vec<u8>>,
     not_after: UnixTime,
+    /// When it was made here; of two SVIDs of one identity the later is the newer.
+    made: Instant,
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) inbound: Arc<InboundVerifier>,
     /// Cloned for each connection, which then gets a verifier for the identity it expects.
@@ -64,6 +67,7 @@ impl Svid {
             chain,
             private_key,
             not_after,
+            made: Instant::now(),
             server: Arc::new(server),
             inbound,
             client: Arc::new(client),
@@ -81,6 +85,19 @@ impl Svid {
     /// The last second at which it may be used.
     pub fn not_after(&self) -> UnixTime {
         self.not_after
+    }
+
+    /// When it was made on this node: the later of two is the newer one.
+    pub fn made(&self) -> Instant {
+        self.made
+    }
+
+    /// Waits until a connection as this SVID to a peer under `root` may not go on: until that
+    /// root, or the one that this SVID rests on, is revoked.
+    ///
+    /// Cancel safe; works on any runtime.
+    pub async fn revoked(&self, root: RootId) {
+        self.roots.revoked(root, &self.chain).await;
     }
 
     /// The certificates it presents, leaf first.

@@ -53,6 +53,11 @@ impl TestAuthority {
         self.root.der().clone()
     }
 
+    /// The same as a root file has it.
+    pub(crate) fn root_pem(&self) -> String {
+        self.root.pem()
+    }
+
     /// An identity in this authority's trust domain, namespace `default`.
     pub(crate) fn id(&self, service_account: &str) -> SpiffeId {
         SpiffeId::new(&self.trust_domain, "default", service_account).unwrap()

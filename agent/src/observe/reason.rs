@@ -67,6 +67,8 @@ pub enum Reason {
     Draining,
     /// A change of policy or of workloads forbids what was allowed before.
     PolicyChanged,
+    /// A root that one end's certificate rests on was revoked.
+    RootRevoked,
     /// The agent let go of the flow before it could say how it ended.
     Abandoned,
 }
@@ -106,7 +108,7 @@ impl ResponseFlags {
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Ok,
         Self::PolicyDenied,
         Self::PlaintextRefused,
@@ -136,6 +138,7 @@ impl Reason {
         Self::PeerGone,
         Self::Draining,
         Self::PolicyChanged,
+        Self::RootRevoked,
         Self::Abandoned,
     ];
 
@@ -171,6 +174,7 @@ impl Reason {
             Self::PeerGone => "peer_gone",
             Self::Draining => "draining",
             Self::PolicyChanged => "policy_changed",
+            Self::RootRevoked => "root_revoked",
             Self::Abandoned => "abandoned",
         }
     }
@@ -213,6 +217,9 @@ impl Reason {
             Self::PeerGone => "the peer is gone",
             Self::Draining => "connection closed due to connection drain",
             Self::PolicyChanged => "connection closed due to policy change",
+            Self::RootRevoked => {
+                "connection closed because a root certificate that it rests on was revoked"
+            }
             Self::Abandoned => "the agent dropped the connection",
         }
     }
@@ -247,7 +254,8 @@ impl Reason {
             | Self::BadSan
             | Self::UnexpectedIdentity
             | Self::TlsProtocol
-            | Self::HandshakeTimeout => ResponseFlags::TlsFailure,
+            | Self::HandshakeTimeout
+            | Self::RootRevoked => ResponseFlags::TlsFailure,
             Self::H2Handshake => ResponseFlags::H2HandshakeFailure,
             Self::NoIdentity => ResponseFlags::IdentityError,
         }
@@ -284,6 +292,7 @@ impl Reason {
             | Self::ApplicationReset
             | Self::PeerGone
             | Self::Draining
+            | Self::RootRevoked
             | Self::Abandoned => 503,
         }
     }

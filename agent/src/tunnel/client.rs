@@ -9,9 +9,14 @@
 //! A connection belongs to one source workload and identity and one destination workload and
 //! identity: the certificate is the caller's name, and the address it comes from is what the
 //! other end shows its application. A pool belongs to one worker.
+//!
+//! A flow goes over a connection that was made with its own SVID or a newer one: after a renewal
+//! the next flow opens a connection, and the one before closes once its last stream has ended. So
+//! the newest certificate counts at once, and a connection takes no new streams after the end of
+//! either certificate. One that rests on a revoked root is closed with its streams.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -20,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use culvert_spiffe::SpiffeId;
+use culvert_spiffe::{SpiffeId, VerifiedPeer};
 use futures_util::{
     FutureExt as _,
     future::{LocalBoxFuture, Shared},
@@ -88,6 +93,16 @@ impl Stream {
 /// A stream's place on its connection, given back when dropped.
 pub struct Place(Rc<Connection>);
 
+impl Place {
+    /// The connection's reason in place of a reset that the stream saw.
+    pub fn explain(&self, seen: StreamError) -> StreamError {
+        match (&seen, self.0.cut.get()) {
+            (StreamError::PeerReset, Some(known)) => known.clone(),
+            _ => seen,
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let left = self.0.streams.get() - 1;
@@ -104,11 +119,20 @@ struct Connection {
     streams: Cell<u32>,
     idle_since: Cell<Instant>,
     ended: Cell<bool>,
+    /// Why it ended, where that is known better here than by its streams.
+    cut: OnceCell<StreamError>,
+    /// When the SVID was made that it was opened with.
+    svid_made: std::time::Instant,
     /// Seconds since 1970 at which own or peer's certificate ends.
     not_after: u64,
 }
 
 impl Connection {
+    /// Whether it was opened with this SVID or a newer one, and has not ended.
+    fn is_current(&self, svid: &Svid) -> bool {
+        !self.ended.get() && self.svid_made >= svid.made()
+    }
+
     fn takes_more(&self, limits: &Limits) -> bool {
         // A certificate's end is a wall-clock time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -214,7 +238,7 @@ impl Pool {
             let attempt = {
                 let mut entries = self.0.entries.borrow_mut();
                 let entry = entries.entry(key.clone()).or_default();
-                entry.live.retain(|connection| !connection.ended.get());
+                entry.live.retain(|connection| connection.is_current(&route.svid));
                 if let Some(found) =
                     entry.live.iter().find(|found| found.takes_more(&self.0.limits))
                 {
@@ -334,34 +358,63 @@ impl Inner {
             streams: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             ended: Cell::new(false),
+            cut: OnceCell::new(),
+            svid_made: route.svid.made(),
             not_after: route.svid.not_after().as_secs().min(peer.not_after().as_secs()),
         });
         tracing::debug!(source = %route.svid.id(), destination = %peer.id(), %to, "HBONE connection opened");
-        self.drive(connection, &handle, to);
+        self.drive(connection, &handle, route.svid, &peer);
         Ok(handle)
     }
 
     /// Starts the task that moves the connection's frames.
-    fn drive(&self, connection: Http2, handle: &Rc<Connection>, to: SocketAddr) {
+    fn drive(
+        &self,
+        connection: Http2,
+        handle: &Rc<Connection>,
+        svid: Arc<Svid>,
+        peer: &VerifiedPeer,
+    ) {
+        let (peer, root) = (peer.id().clone(), peer.root());
         // Weak: the connection closes in order when pool and streams have let go of it.
         let ended = Rc::downgrade(handle);
         let limits = Rc::clone(&self.limits);
         let counted = self.metrics.connection(End::Client);
+        let metrics = self.metrics.clone();
         self.tasks.borrow_mut().spawn_local(async move {
-            let outcome = drive(connection, &limits).await;
+            let driven = drive(connection, &limits, svid.revoked(root), || {
+                if let Some(handle) = ended.upgrade() {
+                    handle.ended.set(true);
+                    let _ = handle.cut.set(StreamError::RootRevoked); // set here only, once
+                }
+            });
+            let outcome = driven.await;
             if let Some(handle) = ended.upgrade() {
                 handle.ended.set(true);
             }
             drop(counted);
-            tracing::debug!(%to, outcome, "HBONE connection ended");
+            if outcome == REVOKED {
+                metrics.revoked(End::Client);
+                tracing::warn!(source = %svid.id(), destination = %peer, "HBONE connection closed: a root that it rests on was revoked");
+            }
+            tracing::debug!(source = %svid.id(), destination = %peer, outcome, "HBONE connection ended");
         });
     }
 }
 
 type Http2 = h2::client::Connection<tokio_rustls::client::TlsStream<ReadAhead<TcpStream>>>;
 
-/// Runs the connection to its end; a peer that answers no PING is gone.
-async fn drive(mut connection: Http2, limits: &Limits) -> &'static str {
+/// Outcome of a connection that was closed because of a revoked root.
+const REVOKED: &str = "root revoked";
+
+/// Runs the connection to its end; a peer that answers no PING is gone. `cut` is called while the
+/// streams still live, when `revoked` ends the connection.
+async fn drive(
+    mut connection: Http2,
+    limits: &Limits,
+    revoked: impl Future<Output = ()>,
+    cut: impl FnOnce(),
+) -> &'static str {
     let Some(mut pings) = connection.ping_pong() else { return "no ping" };
     let alive = async {
         loop {
@@ -374,8 +427,13 @@ async fn drive(mut connection: Http2, limits: &Limits) -> &'static str {
     };
     tokio::select! {
         // Whatever ends first ends the connection; order cannot matter.
-        ended = connection => if ended.is_ok() { "closed" } else { "failed" },
+        ended = &mut connection => if ended.is_ok() { "closed" } else { "failed" },
         () = alive => "peer gone",
+        () = revoked => {
+            // Before the connection goes, so that its streams find the reason.
+            cut();
+            REVOKED
+        }
     }
 }
 

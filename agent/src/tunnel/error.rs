@@ -69,6 +69,11 @@ pub enum StreamError {
     /// The far end answered no PING: it, its node or the network between is gone.
     #[error("the far end is gone: it answered no PING in time")]
     PeerGone,
+    /// A root that one end's certificate rests on was revoked.
+    #[error(
+        "a root certificate that the connection rested on was revoked; new flows use new certificates"
+    )]
+    RootRevoked,
     /// The agent is stopping and the flow did not end in the time given.
     #[error("the agent is stopping and the flow did not end within `tunnel.drainTimeout`")]
     Draining,
@@ -89,6 +94,7 @@ impl StreamError {
             Self::ApplicationReset => Reason::ApplicationReset,
             Self::PeerReset => Reason::PeerReset,
             Self::PeerGone => Reason::PeerGone,
+            Self::RootRevoked => Reason::RootRevoked,
             Self::Draining => Reason::Draining,
         }
     }

@@ -28,6 +28,7 @@ pub struct TunnelMetrics {
     open: IntGaugeVec,
     opened: IntCounterVec,
     limited: IntCounterVec,
+    revoked: IntCounterVec,
 }
 
 /// A connection that is counted as open until this is dropped.
@@ -61,6 +62,11 @@ impl TunnelMetrics {
             "Times that a limit of the tunnel refused a flow or a connection, by limit",
             "limit",
         );
+        let revoked = counters(
+            "culvert_tunnel_root_revoked_total",
+            "HBONE connections closed because a root was revoked, by the end that this agent is",
+            "end",
+        );
         let open = IntGaugeVec::new(
             Opts::new(
                 "culvert_tunnel_connections",
@@ -71,12 +77,14 @@ impl TunnelMetrics {
         .expect("well-formed");
         metrics.register(opened.clone())?;
         metrics.register(limited.clone())?;
+        metrics.register(revoked.clone())?;
         metrics.register(open.clone())?;
         for end in [End::Client, End::Server] {
             opened.with_label_values(&[end.label()]);
             open.with_label_values(&[end.label()]);
+            revoked.with_label_values(&[end.label()]);
         }
-        Ok(Self { open, opened, limited })
+        Ok(Self { open, opened, limited, revoked })
     }
 
     /// Counts a connection.
@@ -85,6 +93,11 @@ impl TunnelMetrics {
         let open = self.open.with_label_values(&[end.label()]);
         open.inc();
         Counted(open)
+    }
+
+    /// Counts a connection that was closed because a root was revoked.
+    pub(super) fn revoked(&self, end: End) {
+        self.revoked.with_label_values(&[end.label()]).inc();
     }
 
     /// Counts that a limit was reached.

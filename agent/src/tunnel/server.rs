@@ -143,6 +143,14 @@ pub enum ConnectionError {
     /// The peer answers no PING.
     #[error("the peer answered no PING in time; it, its node or the network between is gone")]
     PeerGone,
+    /// A root was revoked.
+    #[error(
+        "a root that {peer}'s certificate or our own rests on was revoked; it must connect anew"
+    )]
+    RootRevoked {
+        /// Who was connected.
+        peer: SpiffeId,
+    },
 }
 
 impl ConnectionError {
@@ -158,6 +166,7 @@ impl ConnectionError {
             }
             Self::Misuse(_) => Reason::H2Protocol,
             Self::PeerGone => Reason::PeerGone,
+            Self::RootRevoked { .. } => Reason::RootRevoked,
         }
     }
 }
@@ -198,13 +207,18 @@ impl Server {
         let connection = Serving {
             limits: &self.limits,
             peer: &peer,
+            svid: &svid,
             expires: Instant::now() + until(not_after),
             resets: Rc::default(),
             cut: Cut::default(),
             streams: JoinSet::new(),
         };
         let _counted = self.metrics.connection(End::Server);
-        connection.run(http2, drain, serve).await?;
+        let ran = connection.run(http2, drain, serve).await;
+        if let Err(ConnectionError::RootRevoked { .. }) = &ran {
+            self.metrics.revoked(End::Server);
+        }
+        ran?;
         Ok(peer.id().clone())
     }
 
@@ -281,6 +295,7 @@ fn scopeguard(undo: impl FnOnce()) -> impl Drop {
 struct Serving<'a> {
     limits: &'a Limits,
     peer: &'a VerifiedPeer,
+    svid: &'a Svid,
     expires: Instant,
     resets: Rc<Cell<u32>>,
     cut: Cut,
@@ -324,6 +339,7 @@ impl Serving<'_> {
         let known = match &ended {
             Ended::Drained => StreamError::Draining,
             Ended::Failed(ConnectionError::PeerGone) => StreamError::PeerGone,
+            Ended::Failed(ConnectionError::RootRevoked { .. }) => StreamError::RootRevoked,
             Ended::Closed | Ended::Failed(_) => StreamError::PeerReset,
         };
         let _ = self.cut.0.set(known); // set here only, once
@@ -365,12 +381,18 @@ impl Serving<'_> {
         let mut waiting_for_pong = false;
         let mut quiet_until = Instant::now() + limits.first_request;
         let mut closing: Option<(Instant, Closing)> = None;
+        let (svid, peer) = (self.svid, self.peer);
+        let mut revoked = std::pin::pin!(svid.revoked(peer.root()));
         loop {
             let idle = self.streams.is_empty();
             let end = closing.map_or(self.expires, |(end, _)| end);
             tokio::select! {
-                // A request that is there is served before a deadline that came with it.
+                // Nothing is served under a revoked root; a request that is there is served
+                // before a deadline that came with it.
                 biased;
+                () = &mut revoked => {
+                    return Ended::Failed(ConnectionError::RootRevoked { peer: peer.id().clone() });
+                }
                 request = http2.accept() => match request {
                     Some(Ok((request, respond))) => {
                         let incoming = self.incoming(request, respond);

@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Settings;
+use crate::config::HostPort;
 use crate::identity::handshake::{self, HandshakeError};
 use crate::identity::roots::{BundleInForce, TrustRoots};
 use crate::identity::store::StartError;
@@ -23,9 +24,18 @@ use crate::identity::tls::{self, OutboundVerifier};
 /// Longest a TCP or TLS handshake with the authority may take, each.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Addresses of one name that are tried, in the resolver's order.
+const MAX_ADDRESSES: usize = 4;
+
 /// Why there is no connection to the authority.
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
+    #[error("cannot resolve {address}")]
+    Resolve { address: HostPort, source: io::Error },
+    #[error("{address} was not resolved within {} s", CONNECT_DEADLINE.as_secs())]
+    ResolveTimedOut { address: HostPort },
+    #[error("{address} has no address")]
+    NoAddress { address: HostPort },
     #[error("no TCP connection to {address}")]
     Tcp { address: SocketAddr, source: io::Error },
     #[error("{address} accepted no TCP connection within {} s", CONNECT_DEADLINE.as_secs())]
@@ -46,12 +56,17 @@ pub(super) struct Connector {
     settings: Arc<Settings>,
     provider: Arc<CryptoProvider>,
     authority: SpiffeId,
+    roots: TrustRoots,
 }
 
 impl Connector {
-    pub(super) fn new(settings: Settings, provider: Arc<CryptoProvider>) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        provider: Arc<CryptoProvider>,
+        roots: TrustRoots,
+    ) -> Self {
         let authority = SpiffeId::of_authority(&settings.trust_domain);
-        Self { settings: Arc::new(settings), provider, authority }
+        Self { settings: Arc::new(settings), provider, authority, roots }
     }
 
     /// What tonic's channel wants of a connector. The URI is not looked at.
@@ -71,17 +86,11 @@ impl Connector {
     }
 
     async fn connect(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let address = self.settings.ca_address;
-        // Read anew, so that a root replaced on disk needs no restart.
-        let roots = read_roots(&self.settings).await.map_err(ConnectError::Roots)?;
-        let roots = TrustRoots::new(BundleInForce::of_file(roots));
+        let roots = TrustRoots::new(BundleInForce::of_file(self.believed().await?));
         let verifier = OutboundVerifier::new(roots, self.provider.clone(), self.authority.clone());
         let config = tls::client_config(&self.provider, None, Arc::new(verifier))
             .map_err(ConnectError::Profile)?;
-        let tcp = timeout(CONNECT_DEADLINE, TcpStream::connect(address))
-            .await
-            .map_err(|_| ConnectError::TcpTimedOut { address })?
-            .map_err(|source| ConnectError::Tcp { address, source })?;
+        let (tcp, address) = self.dial().await?;
         // A failure costs some latency, no correctness.
         let _ = tcp.set_nodelay(true);
         let connector = TlsConnector::from(Arc::new(config));
@@ -92,6 +101,38 @@ impl Connector {
                 address,
                 source: handshake::classify(&self.authority, error),
             })
+    }
+
+    /// The roots to verify the authority with. The file is read anew, so that a root replaced on
+    /// disk needs no restart; without it the bundle that the authority pushed is enough.
+    async fn believed(&self) -> Result<TrustBundle, ConnectError> {
+        match read_roots(&self.settings).await {
+            Ok(file) => Ok(self.roots.and(&file)),
+            Err(error) if self.roots.load().sequence() > 0 => {
+                tracing::warn!(%error, "root file is of no use; using the trust bundle in force");
+                Ok(self.roots.load().bundle().clone())
+            }
+            Err(error) => Err(ConnectError::Roots(error)),
+        }
+    }
+
+    /// Looks the name up, now and not once at the start, and takes the first address that answers.
+    async fn dial(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
+        let address = || self.settings.ca_address.clone();
+        let (host, port) = (self.settings.ca_address.host(), self.settings.ca_address.port());
+        let found = timeout(CONNECT_DEADLINE, tokio::net::lookup_host((host, port)))
+            .await
+            .map_err(|_| ConnectError::ResolveTimedOut { address: address() })?
+            .map_err(|source| ConnectError::Resolve { address: address(), source })?;
+        let mut failed = ConnectError::NoAddress { address: address() };
+        for address in found.take(MAX_ADDRESSES) {
+            match timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Ok((tcp, address)),
+                Ok(Err(source)) => failed = ConnectError::Tcp { address, source },
+                Err(_) => failed = ConnectError::TcpTimedOut { address },
+            }
+        }
+        Err(failed)
     }
 }
 

@@ -16,7 +16,6 @@ impl CaClient {
         id: &SpiffeId,
         audience: Vec<String>,
     ) -> Result<JwtSvid, IssueError> {
-        let address = self.settings.ca_address;
         let mut request = tonic::Request::new(SignJwtSvidRequest {
             spiffe_id: id.to_string(),
             audience,
@@ -28,8 +27,8 @@ impl CaClient {
             AuthorityClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
         let answer = tokio::time::timeout(REQUEST_DEADLINE, client.sign_jwt_svid(request))
             .await
-            .map_err(|_| IssueError::TimedOut { address })?
-            .map_err(|status| failure(status, id, address))?
+            .map_err(|_| IssueError::TimedOut { address: self.address() })?
+            .map_err(|status| failure(status, id, self.address()))?
             .into_inner();
         if answer.token.split('.').count() != 3 {
             let part = "it holds no token";

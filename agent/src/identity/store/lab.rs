@@ -85,7 +85,11 @@ impl Lab {
 
     /// A store as the agent of node1 has it.
     pub(crate) async fn store(&mut self, ttl: Duration) -> IdentityStore {
-        let (settings, cancel) = (self.settings(ttl), CancellationToken::new());
+        self.store_with(self.settings(ttl)).await
+    }
+
+    pub(crate) async fn store_with(&mut self, settings: Settings) -> IdentityStore {
+        let cancel = CancellationToken::new();
         let (store, tasks) = IdentityStore::start(settings, cancel, &self.registry).await.unwrap();
         self.tasks.spawn(tasks.join());
         store
@@ -93,8 +97,9 @@ impl Lab {
 
     pub(crate) fn settings(&self, ttl: Duration) -> Settings {
         Settings {
-            ca_address: self.address,
+            ca_address: self.address.to_string().parse().unwrap(),
             root_file: self.path().join(ROOT_CERTIFICATES_FILE),
+            bundle_file: self.path().join("bundle.json"),
             token_file: self.path().join("token"),
             node: "node1".to_owned(),
             trust_domain: "td".parse().unwrap(),

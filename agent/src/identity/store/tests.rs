@@ -1,6 +1,6 @@
 //! The store against the real authority, over real TLS on the loopback.
 
-use culvert_ca::authority::Authority;
+use culvert_ca::authority::{Authority, ROOT_CERTIFICATES_FILE};
 use culvert_ca::directory::Directory;
 use time::OffsetDateTime;
 use tokio::io::duplex;
@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use super::lab::{Lab, WORKLOADS, id};
 use super::*;
 use crate::identity::handshake;
+use crate::identity::testing::TestAuthority;
 
 /// Far more than anything here takes; a test that gets there has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -143,6 +144,85 @@ async fn nobody_but_the_authority_is_believed_to_be_it() {
     };
     let text = last_error(&refused);
     assert!(text.contains("expected spiffe://td/ns/culvert-system/sa/culvert-ca"), "{text}");
+}
+
+/// Waits until the agent has kept the bundle of this number.
+async fn kept(lab: &Lab, store: &IdentityStore, sequence: u64) {
+    let mut bundles = store.bundle();
+    timeout(PATIENCE, bundles.wait_for(|bundle| bundle.sequence() >= sequence))
+        .await
+        .unwrap()
+        .unwrap();
+    let kept = async {
+        while !lab.path().join("bundle.json").exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, kept).await.unwrap();
+}
+
+#[tokio::test]
+async fn pushed_bundle_is_in_force_and_kept_so_that_an_old_root_file_does_no_harm() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    kept(&lab, &store, 1).await;
+    let text = prometheus::TextEncoder::new().encode_to_string(&lab.registry.gather()).unwrap();
+    for line in [
+        "culvert_identity_bundle_sequence 1",
+        "culvert_identity_bundle_offers_total{result=\"taken\"} 1",
+        "culvert_identity_bundle_connected 1",
+        "culvert_identity_bundle_roots{standing=\"trusted\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+
+    // A root file from before: of a root that is gone, as far as anybody knows.
+    let old = TestAuthority::new("td").root_pem();
+    std::fs::write(lab.path().join(ROOT_CERTIFICATES_FILE), old).unwrap();
+    lab.registry = prometheus::Registry::new();
+    let again = lab.store(Duration::from_hours(1)).await;
+    assert_eq!(again.bundle().borrow().sequence(), 1, "before the authority has said anything");
+    let hold = again.hold(&id("web"), "a1");
+    hold.svid().await.unwrap();
+}
+
+#[tokio::test]
+async fn authority_made_anew_is_not_believed_until_the_kept_bundle_is_removed() {
+    let mut lab = Lab::new().await;
+    let first = lab.authority(Duration::from_secs(1)).await;
+    let store = lab.store(Duration::from_hours(1)).await;
+    kept(&lab, &store, 1).await;
+    first.stop().await;
+    let mut anew = Lab::new().await;
+    anew.address = lab.address;
+    let _second = anew.authority(Duration::from_secs(1)).await;
+    for name in [ROOT_CERTIFICATES_FILE, "token"] {
+        std::fs::copy(anew.path().join(name), lab.path().join(name)).unwrap();
+    }
+    lab.registry = prometheus::Registry::new();
+    let fooled = lab.store(Duration::from_hours(1)).await;
+    let hold = fooled.hold(&id("web"), "a1");
+    let refused = until(&hold, |now| matches!(now, Current::Absent(Some(_)))).await;
+    assert!(last_error(&refused).contains("remove `ca.bundleFile`"), "{}", last_error(&refused));
+
+    std::fs::remove_file(lab.path().join("bundle.json")).unwrap();
+    lab.registry = prometheus::Registry::new();
+    let mended = lab.store(Duration::from_hours(1)).await;
+    mended.hold(&id("web"), "a1").svid().await.unwrap();
+}
+
+#[tokio::test]
+async fn authority_is_found_by_name() {
+    let mut lab = Lab::new().await;
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    let name = format!("localhost:{}", lab.address.port());
+    let settings = Settings {
+        ca_address: name.parse().unwrap(),
+        ..lab.settings(Duration::from_hours(1))
+    };
+    let store = lab.store_with(settings).await;
+    store.hold(&id("web"), "a1").svid().await.unwrap();
 }
 
 #[tokio::test]
