@@ -18,6 +18,7 @@ mod mutual_tls;
 mod observed;
 mod outbound;
 mod policy;
+mod roots;
 mod rotation;
 mod transfer;
 mod untouched;

@@ -27,6 +27,7 @@ pub struct Lab {
     nodes: [Node; 2],
     pods: Vec<Pod>,
     settings: AgentSettings,
+    own_settings: [AgentSettings; 2],
     ca_arguments: Vec<String>,
     culvert: Option<PathBuf>,
     clocks: [Option<Clock>; 2],
@@ -115,6 +116,11 @@ impl Lab {
         let clock = Clock::new(&self.directory.join("ca.clock"))?;
         self.ca_clock = Some(clock.clone());
         Ok(clock)
+    }
+
+    /// Sets a value of one node's agent; counts from its next start.
+    pub fn set_for(&mut self, id: NodeId, section: &str, key: &str, value: &str) {
+        self.own_settings[id.index()].set(section, key, value);
     }
 
     /// Replaces the policies: a stream of `PeerAuthentication` documents.

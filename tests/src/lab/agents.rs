@@ -4,7 +4,7 @@ use super::{Lab, NodeId};
 use crate::clock::Clock;
 use crate::files::{self, AgentSettings};
 use crate::http::{self, Scrape};
-use crate::process::{Process, Signal};
+use crate::process::{Finished, Process, Signal};
 use crate::{cgroup, paths, sweep, wait};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
@@ -31,8 +31,17 @@ impl Lab {
     /// # Errors
     /// It does not come up; its last lines are in the text.
     pub fn start_ca(&mut self) -> Result<()> {
+        self.ca = Some(self.spawn_ca(NodeId::Node1)?);
+        Ok(())
+    }
+
+    /// Starts a CA on a node, on the one store of the lab: beside the lab's own, another replica.
+    ///
+    /// # Errors
+    /// It does not come up; its last lines are in the text.
+    pub fn spawn_ca(&self, on: NodeId) -> Result<Process> {
         let directory = self.ca_directory();
-        let listen = format!("{}:{CA_PORT}", self.node(NodeId::Node1).v4());
+        let listen = format!("{}:{CA_PORT}", self.node(on).v4());
         let mut words = self.ca_clock.as_ref().map(Clock::words).unwrap_or_default();
         words.push(self.culvert()?.into());
         words.extend(["ca", "serve", "--dir"].map(OsString::from));
@@ -43,10 +52,29 @@ impl Lab {
         );
         words.push(self.directory.join("workloads.yaml").into());
         words.extend(self.ca_arguments.iter().map(OsString::from));
-        let ca = self.node(NodeId::Node1).host.spawn_as("culvert", &words)?;
+        let ca = self.node(on).host.spawn_as("culvert", &words)?;
         ca.wait_for("ca listening", AGENT_LIMIT)?;
-        self.ca = Some(ca);
-        Ok(())
+        Ok(ca)
+    }
+
+    /// Ends the CA at once, as a crash would.
+    pub fn kill_ca(&mut self) {
+        if let Some(ca) = self.ca.take() {
+            let _ = ca.signal(Signal::Kill); // gone already is as good
+            ca.kill();
+        }
+    }
+
+    /// Runs `culvert ca WORDS` on the lab's store.
+    ///
+    /// # Errors
+    /// It could not be run, or did not end.
+    pub fn ca_command(&self, words: &[&str]) -> Result<Finished> {
+        let (culvert, directory) = (self.culvert()?, self.ca_directory());
+        let mut all = vec![culvert.display().to_string(), "ca".to_owned()];
+        all.extend(words.iter().map(|word| (*word).to_owned()));
+        all.extend(["--dir".to_owned(), directory.display().to_string()]);
+        self.node(NodeId::Node1).run(&all, AGENT_LIMIT)
     }
 
     /// The binary that CA and agents run.
@@ -244,6 +272,6 @@ impl Lab {
         own.set("observe", "metrics", format!("\"0.0.0.0:{METRICS_PORT}\""));
         own.set("observe", "readiness", format!("\"0.0.0.0:{READINESS_PORT}\""));
         own.set("observe", "log", "info");
-        Ok(own.over(&self.settings))
+        Ok(own.over(&self.settings).over(&self.own_settings[id.index()]))
     }
 }

@@ -137,6 +137,7 @@ impl Builder {
             nodes,
             pods: Vec::new(),
             settings: self.settings,
+            own_settings: [AgentSettings::default(), AgentSettings::default()],
             ca_arguments: self.ca_arguments,
             culvert: self.culvert,
             clocks: [None, None],

@@ -217,10 +217,8 @@ async fn authority_is_found_by_name() {
     let mut lab = Lab::new().await;
     let _authority = lab.authority(Duration::from_secs(1)).await;
     let name = format!("localhost:{}", lab.address.port());
-    let settings = Settings {
-        ca_address: name.parse().unwrap(),
-        ..lab.settings(Duration::from_hours(1))
-    };
+    let settings =
+        Settings { ca_address: name.parse().unwrap(), ..lab.settings(Duration::from_hours(1)) };
     let store = lab.store_with(settings).await;
     store.hold(&id("web"), "a1").svid().await.unwrap();
 }
