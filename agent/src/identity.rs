@@ -13,6 +13,7 @@
 //! identity is the pure state machine in [`state`]; [`store`] is its one executor.
 
 pub mod ca_client;
+mod channel;
 pub mod handshake;
 mod jwt;
 mod metrics;
@@ -24,6 +25,7 @@ pub mod svid;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;
+mod verifier;
 
 pub use ca_client::{IssueError, Settings};
 pub use jwt::JwtSvid;

@@ -11,19 +11,21 @@ use culvert_spiffe::{
 };
 use prost_types::{Struct, Value, value::Kind};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::channel::{CaChannel, HeldBack};
 use super::metrics::IdentityMetrics;
 use super::roots::{self, BundleInForce, TrustRoots};
+use super::state::Draw;
 use super::store::StartError;
 use super::svid::{Svid, SvidParts};
-use super::tls;
+use super::tls::{self, Profile};
 use crate::config::HostPort;
 
 mod connector;
@@ -117,6 +119,17 @@ pub enum IssueError {
         /// `ca.address`.
         address: HostPort,
     },
+    /// The authority does not answer anybody on this node; it was not asked.
+    #[error(
+        "authority at {address} is away and is tried by one request at a time; \
+             look for the warning that says why"
+    )]
+    HeldBack {
+        /// `ca.address`.
+        address: HostPort,
+        /// After which time one may try.
+        wait: Duration,
+    },
     /// A key or a request could not be made.
     #[error("cannot make a key and request for {id}; the node may lack entropy or memory")]
     Request {
@@ -175,6 +188,7 @@ impl IssueError {
             Self::ReadToken { .. } | Self::Token { .. } => "token",
             Self::Unreachable { .. } => "unreachable",
             Self::Refused { .. } => "refused",
+            Self::HeldBack { .. } => "held_back",
             Self::TimedOut { .. } => "timed_out",
             Self::Request { .. } => "request",
             Self::Malformed { .. }
@@ -192,8 +206,8 @@ pub(crate) struct CaClient {
     /// The connection itself, for what else the authority offers.
     channel: Channel,
     roots: TrustRoots,
-    provider: Arc<CryptoProvider>,
-    metrics: IdentityMetrics,
+    profile: Arc<Profile>,
+    reach: CaChannel,
     first: Semaphore,
     renewals: Semaphore,
 }
@@ -208,6 +222,7 @@ impl CaClient {
         let roots = TrustRoots::new(kept(&settings).await.unwrap_or(BundleInForce::of_file(file)));
         let connector =
             connector::Connector::new(settings.clone(), provider.clone(), roots.clone());
+        let profile = Profile::new(roots.clone(), provider, metrics).map_err(StartError::Tls)?;
         // The name is never looked up or sent: the connector dials the address itself.
         let channel = Endpoint::from_static("http://culvert-ca.culvert-system")
             .connect_timeout(REQUEST_DEADLINE)
@@ -221,8 +236,8 @@ impl CaClient {
             client,
             channel,
             roots,
-            provider,
-            metrics,
+            profile: Arc::new(profile),
+            reach: CaChannel::new(),
             first: Semaphore::new(FIRST_LANE),
             renewals: Semaphore::new(RENEWAL_LANE),
         })
@@ -233,16 +248,29 @@ impl CaClient {
         let lane = if renewal { &self.renewals } else { &self.first };
         // Never closed, so an error cannot happen; without a permit the request goes out all the same.
         let _permit = lane.acquire().await.ok();
+        let turn = self
+            .reach
+            .enter(Instant::now())
+            .map_err(|HeldBack(wait)| IssueError::HeldBack { address: self.address(), wait })?;
         let (mut key, csr) =
             request_for(id).map_err(|source| IssueError::Request { id: id.clone(), source })?;
         let der = Zeroizing::new(key.serialize_der());
         key.zeroize();
-        let answer = self.ask(id, csr).await?;
+        let answer = self.ask(id, csr).await;
+        match &answer {
+            Err(IssueError::Unreachable { .. } | IssueError::TimedOut { .. }) => {
+                turn.unanswered(Instant::now(), Draw(rand::random()));
+            }
+            // Nothing was sent.
+            Err(IssueError::ReadToken { .. } | IssueError::Token { .. }) => drop(turn),
+            Ok(_) | Err(_) => turn.answered(),
+        }
+        self.profile.metrics.reachable(self.reach.is_up());
+        let answer = answer?;
         let (chain, peer, roots) = self.check(id, &answer)?;
         let parts = SvidParts { id: id.clone(), chain, key: der, not_after: peer.not_after() };
-        let svid =
-            Svid::new(parts, self.roots.clone(), self.provider.clone(), self.metrics.clone())
-                .map_err(|source| IssueError::Unusable { id: id.clone(), source })?;
+        let svid = Svid::new(parts, &self.profile)
+            .map_err(|source| IssueError::Unusable { id: id.clone(), source })?;
         self.believe(roots).map_err(|source| IssueError::Roots { id: id.clone(), source })?;
         Ok(svid)
     }
@@ -323,6 +351,11 @@ impl CaClient {
     /// Where the trust bundle in force is kept.
     pub(crate) fn bundle_file(&self) -> &Path {
         &self.settings.bundle_file
+    }
+
+    /// Changes each time that the authority answers again after it was away.
+    pub(crate) fn recoveries(&self) -> watch::Receiver<u64> {
+        self.reach.recoveries()
     }
 
     /// What verifiers believe.

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::Svid;
-use super::tls::{self, ALPN};
+use super::tls::ALPN;
+use super::verifier::{Verdict, with_verdict};
 use crate::observe::Reason;
 
 /// Longest a handshake may take, from the first byte to the last.
@@ -50,8 +51,7 @@ pub enum HandshakeError {
     },
     /// The peer refused us.
     #[error(
-        "peer refused {local} with TLS alert {alert:?}; look in its log for the reason, \
-         and compare both nodes' clocks and root-cert.pem"
+        "peer refused {local} with TLS alert {alert:?}: {}; its log says more", meaning(*.alert)
     )]
     Refused {
         /// Our own identity.
@@ -118,6 +118,26 @@ impl HandshakeError {
     }
 }
 
+/// What a peer that refuses us means, as far as TLS can say.
+fn meaning(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::CertificateExpired => {
+            "our certificate is over or not valid yet by the peer's clock; compare both clocks"
+        }
+        AlertDescription::UnknownCA => {
+            "it does not know the root of our certificate; give both nodes the same root-cert.pem"
+        }
+        AlertDescription::AccessDenied => {
+            "it expected another identity here; compare both nodes' view of the mesh"
+        }
+        AlertDescription::CertificateRequired => "it wants a certificate and got none",
+        AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
+            "our certificate is not one of a workload; look at it with `culvert certs show`"
+        }
+        _ => "compare both nodes' clocks and root-cert.pem",
+    }
+}
+
 fn peer_reason(error: &VerifyError) -> Reason {
     match error {
         VerifyError::NoCertificate => Reason::NoCertificate,
@@ -130,13 +150,13 @@ fn peer_reason(error: &VerifyError) -> Reason {
             Reason::CertificateExpired
         }
         VerifyError::NotYetValid { .. } => Reason::CertificateNotYetValid,
-        VerifyError::UnknownIssuer { .. }
-        | VerifyError::ChainTooLarge { .. }
+        VerifyError::UnknownIssuer { .. } => Reason::UnknownIssuer,
+        VerifyError::ChainTooLarge { .. }
         | VerifyError::Malformed { .. }
         | VerifyError::ExtendedKeyUsage { .. }
         | VerifyError::KeyUsage { .. }
         | VerifyError::LeafIsCa { .. }
-        | VerifyError::Path { .. } => Reason::UnknownIssuer,
+        | VerifyError::Path { .. } => Reason::BadCertificate,
     }
 }
 
@@ -182,18 +202,15 @@ where
 {
     let local = svid.id();
     refuse_if_expired(svid)?;
-    let stream = timeout(HANDSHAKE_DEADLINE, TlsAcceptor::from(svid.server.clone()).accept(io))
-        .await
-        .map_err(|_| HandshakeError::TimedOut { local: local.clone() })?
-        .map_err(|error| classify(local, error))?;
-    let (_, session) = stream.get_ref();
-    require_http2(local, session.alpn_protocol())?;
-    let chain = session.peer_certificates().unwrap_or_default();
-    let peer = svid
-        .inbound
-        .proof(chain, UnixTime::now())
-        .map_err(|source| HandshakeError::Peer { local: local.clone(), source })?;
-    Ok((stream, peer))
+    let handshake = TlsAcceptor::from(svid.server.clone()).accept(io);
+    let (ended, verdict) = with_verdict(timeout(HANDSHAKE_DEADLINE, handshake)).await;
+    let stream = match ended {
+        Err(_) => return Err(HandshakeError::TimedOut { local: local.clone() }),
+        Ok(Err(error)) => return Err(classify(local, error, verdict)),
+        Ok(Ok(stream)) => stream,
+    };
+    require_http2(local, stream.get_ref().1.alpn_protocol())?;
+    Ok((stream, proof(local, verdict)?))
 }
 
 async fn connect_uncounted<IO>(
@@ -210,13 +227,16 @@ where
     let stream = timeout(HANDSHAKE_DEADLINE, TlsConnector::from(config).connect(no_name(), io))
         .await
         .map_err(|_| HandshakeError::TimedOut { local: local.clone() })?
-        .map_err(|error| classify(local, error))?;
+        .map_err(|error| classify(local, error, verifier.verdict()))?;
     require_http2(local, stream.get_ref().1.alpn_protocol())?;
-    let peer = verifier.proof().ok_or_else(|| HandshakeError::Peer {
-        local: local.clone(),
-        source: VerifyError::NoCertificate,
-    })?;
-    Ok((stream, peer))
+    Ok((stream, proof(local, verifier.verdict())?))
+}
+
+/// The proof of a handshake that ended well. Without a verdict nobody was verified.
+fn proof(local: &SpiffeId, verdict: Option<Verdict>) -> Result<VerifiedPeer, HandshakeError> {
+    verdict
+        .unwrap_or(Err(VerifyError::NoCertificate))
+        .map_err(|source| HandshakeError::Peer { local: local.clone(), source })
 }
 
 /// The name rustls wants and nobody reads: SNI is off, and peers are verified by SPIFFE ID.
@@ -238,15 +258,20 @@ fn require_http2(local: &SpiffeId, agreed: Option<&[u8]>) -> Result<(), Handshak
     Err(HandshakeError::NotHttp2 { local: local.clone() })
 }
 
-/// Takes apart what `tokio_rustls` packs into an `io::Error`.
-pub(crate) fn classify(local: &SpiffeId, error: io::Error) -> HandshakeError {
+/// Says why a handshake failed: our verifier's refusal, if it was that, else what `tokio_rustls`
+/// packs into an `io::Error`.
+pub(crate) fn classify(
+    local: &SpiffeId,
+    error: io::Error,
+    verdict: Option<Verdict>,
+) -> HandshakeError {
     let local = local.clone();
+    if let Some(Err(source)) = verdict {
+        return HandshakeError::Peer { local, source };
+    }
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
         return HandshakeError::Io { local, source: error };
     };
-    if let Some(source) = tls::verdict(tls) {
-        return HandshakeError::Peer { local, source };
-    }
     match tls {
         rustls::Error::NoCertificatesPresented => {
             HandshakeError::Peer { local, source: VerifyError::NoCertificate }
@@ -262,7 +287,7 @@ pub(crate) fn classify(local: &SpiffeId, error: io::Error) -> HandshakeError {
 
 fn count(svid: &Svid, role: Role, error: Option<&HandshakeError>) {
     let reason = error.map_or(Reason::Ok, HandshakeError::reason);
-    svid.metrics.handshake(role, reason);
+    svid.profile.metrics.handshake(role, reason);
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use culvert_spiffe::SpiffeId;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::ca_client::IssueError;
 use super::handshake::Role;
@@ -22,6 +22,7 @@ pub(crate) struct IdentityMetrics {
     issuance: IntCounterVec,
     waits: Histogram,
     handshakes: IntCounterVec,
+    reachable: IntGauge,
 }
 
 impl IdentityMetrics {
@@ -56,16 +57,26 @@ impl IdentityMetrics {
                 ),
                 &["role", "reason"],
             )?,
+            reachable: IntGauge::new(
+                "culvert_identity_authority_reachable",
+                "Whether the authority answered the last request, 1 or 0.",
+            )?,
         };
+        metrics.reachable.set(1);
         registry.register(Box::new(metrics.expiry.clone()))?;
         registry.register(Box::new(metrics.issuance.clone()))?;
         registry.register(Box::new(metrics.waits.clone()))?;
         registry.register(Box::new(metrics.handshakes.clone()))?;
+        registry.register(Box::new(metrics.reachable.clone()))?;
         Ok(metrics)
     }
 
     pub(crate) fn handshake(&self, role: Role, reason: Reason) {
         self.handshakes.with_label_values(&[role.label(), reason.label()]).inc();
+    }
+
+    pub(crate) fn reachable(&self, is: bool) {
+        self.reachable.set(i64::from(is));
     }
 
     pub(crate) fn asked(&self, renewal: bool, result: Result<(), &IssueError>) {

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! A tainted root brings the renewal of what is held forward; a revoked one takes it away at once.
+//! A wait also ends when the authority, having been away, answers anybody on this node.
 //!
 //! Beside it runs the use: in use, or lingering since the last reference went; at the end of the
 //! linger everything is wiped.
@@ -77,6 +78,8 @@ pub enum Event {
     Issued(Lease),
     /// The request under way failed.
     Failed,
+    /// The request was not made, as the authority is away; it may be made after this time.
+    HeldBack(Duration),
     /// The last reference went.
     Released,
     /// A reference came after the last one had gone.
@@ -85,6 +88,8 @@ pub enum Event {
     Tainted,
     /// The held certificate rests on no root that is believed.
     Revoked,
+    /// The authority can be reached again.
+    Reachable,
 }
 
 /// What the executor must do.
@@ -191,6 +196,11 @@ impl State {
             }
             Event::Referenced => (Self { usage: Usage::InUse, ..self }, vec![]),
             Event::Woke => self.woke(now),
+            Event::Reachable => self.reachable(),
+            Event::HeldBack(wait) => {
+                let phase = held_back(self.phase, now + wait.max(BACKOFF_LEAST));
+                (Self { phase, ..self }, vec![])
+            }
             Event::Issued(lease) => match self.phase {
                 Phase::Asking { .. } | Phase::Renewing { .. } => {
                     let phase = Phase::Held { lease, renew_at: lease.renewal(draw) };
@@ -207,6 +217,18 @@ impl State {
                 (Self { phase, ..self }, actions)
             }
         }
+    }
+
+    /// What waits after failures waits no longer.
+    fn reachable(self) -> (Self, Vec<Action>) {
+        let phase = match self.phase {
+            Phase::BackingOff { failures, .. } => Phase::Asking { failures },
+            Phase::RetryingRenewal { lease, failures, .. } => Phase::Renewing { lease, failures },
+            Phase::Asking { .. } | Phase::Held { .. } | Phase::Renewing { .. } => {
+                return (self, vec![]);
+            }
+        };
+        (Self { phase, ..self }, vec![Action::Ask])
     }
 
     fn woke(self, now: SystemTime) -> (Self, Vec<Action>) {
@@ -281,6 +303,17 @@ fn failed(phase: Phase, now: SystemTime, draw: Draw) -> Phase {
                 at: now + backoff(failures, most, draw),
             }
         }
+        waiting @ (Phase::BackingOff { .. }
+        | Phase::Held { .. }
+        | Phase::RetryingRenewal { .. }) => waiting,
+    }
+}
+
+/// As after a failure, but nothing was learnt by it, so later waits get no longer.
+fn held_back(phase: Phase, at: SystemTime) -> Phase {
+    match phase {
+        Phase::Asking { failures } => Phase::BackingOff { failures, at },
+        Phase::Renewing { lease, failures } => Phase::RetryingRenewal { lease, failures, at },
         waiting @ (Phase::BackingOff { .. }
         | Phase::Held { .. }
         | Phase::RetryingRenewal { .. }) => waiting,
@@ -405,11 +438,62 @@ mod tests {
         assert_eq!(state.phase, Phase::Asking { failures: 0 });
     }
 
+    #[test]
+    fn authority_that_is_back_is_asked_at_once_by_those_who_waited() {
+        let (state, _) = State::start().0.step(Event::Failed, at(0), Draw(1.0));
+        let (state, actions) = state.step(Event::Reachable, at(0), Draw(0.0));
+        assert_eq!(
+            (state.phase, &actions[..]),
+            (Phase::Asking { failures: 1 }, &[Action::Ask][..])
+        );
+
+        let renewing = held(0.0).step(Event::Woke, NOON + DAY.mul_f64(0.6), Draw(0.0)).0;
+        let retrying = renewing.step(Event::Failed, NOON + DAY.mul_f64(0.6), Draw(1.0)).0;
+        let (state, actions) = retrying.step(Event::Reachable, NOON + DAY.mul_f64(0.6), Draw(0.0));
+        assert_eq!(actions, [Action::Ask]);
+        assert!(matches!(state.phase, Phase::Renewing { failures: 1, .. }));
+
+        for content in [State::start().0, held(0.0), renewing] {
+            assert_eq!(content.step(Event::Reachable, NOON, Draw(0.0)), (content, vec![]));
+        }
+    }
+
+    #[test]
+    fn request_that_was_held_back_is_made_when_its_time_comes_and_is_no_failure() {
+        let wait = Duration::from_secs(3);
+        let (state, _) = State::start().0.step(Event::HeldBack(wait), at(0), Draw(0.0));
+        assert_eq!(state.phase, Phase::BackingOff { failures: 0, at: at(3) });
+        let (state, actions) = state.step(Event::Woke, at(3), Draw(0.0));
+        assert_eq!(
+            (state.phase, &actions[..]),
+            (Phase::Asking { failures: 0 }, &[Action::Ask][..])
+        );
+        let (state, _) = state.step(Event::HeldBack(Duration::ZERO), at(3), Draw(0.0));
+        assert_eq!(state.wake_at(), Some(at(3) + BACKOFF_LEAST));
+    }
+
+    #[test]
+    fn clock_that_is_set_moves_no_deadline_past_the_end() {
+        // Received while the clock was an hour ahead, then set right: still before 70 % of what
+        // was left by that clock, so before the end by any.
+        let early = lease().from - Duration::from_hours(1);
+        let state = held(0.999_999);
+        assert_eq!(state.step(Event::Woke, early, Draw(0.0)), (state, vec![]));
+        assert!(state.wake_at().unwrap() < lease().until - DAY.mul_f64(0.29));
+        // Set ahead, past the moment of renewal, or past the end.
+        let (_, actions) = state.step(Event::Woke, NOON + DAY.mul_f64(0.8), Draw(0.0));
+        assert_eq!(actions, [Action::Ask]);
+        let (_, actions) = state.step(Event::Woke, NOON + DAY * 2, Draw(0.0));
+        assert_eq!(actions, [Action::Withdraw, Action::Ask]);
+    }
+
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             1 => Just(Event::Tainted),
             1 => Just(Event::Revoked),
             3 => Just(Event::Woke),
+            1 => Just(Event::Reachable),
+            1 => Just(Event::HeldBack(Duration::from_secs(5))),
             1 => Just(Event::Failed),
             1 => Just(Event::Released),
             1 => Just(Event::Referenced),

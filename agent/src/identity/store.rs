@@ -1,5 +1,5 @@
 //! [`IdentityStore`]: one entry for each identity of this node's workloads, shared by all pods
-//! that have it, and the one task an entry that executes its [`State`].
+//! that have it, and the one task an entry that executes its [`super::state::State`].
 //!
 //! Connections run on many single-threaded runtimes, issuance on the control runtime: between
 //! them stand only a map under a reader-writer lock and `watch` channels, which belong to no
@@ -8,34 +8,34 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use culvert_spiffe::{BundleError, SpiffeId};
-use rustls::pki_types::UnixTime;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::error;
 
 use super::ca_client::{CaClient, IssueError, Settings};
 use super::jwt::JwtSvid;
 use super::metrics::IdentityMetrics;
+use super::roots::BundleInForce;
 use super::roots::metrics::BundleMetrics;
-use super::roots::{BundleInForce, Rests};
-use super::state::{Action, Draw, Event, Lease, State};
 use super::status::IdentityStatus;
 use super::svid::Svid;
 use crate::observe::Reason;
 
+mod entry;
 mod follower;
+mod keep;
+
+pub use entry::Current;
+use entry::Entry;
+use keep::keep;
 
 /// Longest a connection waits for the first certificate of its workload.
 pub const SVID_WAIT: Duration = Duration::from_secs(5);
-
-/// Longest sleep without a look at the wall clock: it may have been set, or the machine suspended.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// Why no identity can be issued at all.
 #[derive(Debug, thiserror::Error)]
@@ -116,27 +116,6 @@ struct Shared {
     bundle_metrics: BundleMetrics,
 }
 
-/// What connections see of one identity.
-struct Entry {
-    id: SpiffeId,
-    /// When the first reference was taken.
-    since: Instant,
-    /// Who holds a reference, a name each.
-    references: watch::Sender<Vec<Box<str>>>,
-    current: watch::Sender<Current>,
-    /// Where its task stands, as of the last step; for those who look from outside.
-    state: Mutex<State>,
-}
-
-/// The SVID to use now, or why there is none.
-#[derive(Clone, Debug)]
-pub enum Current {
-    /// This one. Its time may be over before the next is published; [`Svid::is_expired`] tells.
-    Ready(Arc<Svid>),
-    /// None, and the authority's last answer if there was one.
-    Absent(Option<Arc<IssueError>>),
-}
-
 /// A reference to an identity: as long as one lives, its SVID is kept and renewed.
 ///
 /// Dropping the last one lets the identity linger for [`super::state::LINGER`], then wipes it.
@@ -191,14 +170,7 @@ impl IdentityStore {
             entry.references.send_modify(|users| users.push(user.clone()));
             return IdentityHold { entry: entry.clone(), user };
         }
-        let (state, _ask) = State::start();
-        let entry = Arc::new(Entry {
-            id: id.clone(),
-            since: Instant::now(),
-            references: watch::Sender::new(vec![user.clone()]),
-            current: watch::Sender::new(Current::Absent(None)),
-            state: Mutex::new(state),
-        });
+        let entry = Arc::new(Entry::new(id.clone(), user.clone()));
         entries.insert(id.clone(), entry.clone());
         drop(entries);
         let mut tasks = shared.tasks();
@@ -324,214 +296,6 @@ impl Shared {
         self.metrics.holds_no_more(&entry.id);
         true
     }
-}
-
-impl Entry {
-    async fn svid(&self) -> Result<Arc<Svid>, SvidError> {
-        if let Some(svid) = self.ready() {
-            return Ok(svid);
-        }
-        let mut current = self.current.subscribe();
-        let ready = async {
-            // Ends with an error only when the sender is gone, and `self` holds it.
-            let _ = current.wait_for(|now| matches!(now, Current::Ready(_))).await;
-        };
-        // A timeout is told by `ready()` below: the certificate may come in the same moment.
-        let _ = timeout(SVID_WAIT, ready).await;
-        self.ready().ok_or_else(|| SvidError::TimedOut {
-            id: self.id.clone(),
-            source: match &*self.current.borrow() {
-                Current::Absent(last) => last.clone(),
-                Current::Ready(_) => None,
-            },
-        })
-    }
-
-    /// The SVID, if one is held and its time is not over.
-    fn ready(&self) -> Option<Arc<Svid>> {
-        match &*self.current.borrow() {
-            Current::Ready(svid) if !svid.is_expired(UnixTime::now()) => Some(svid.clone()),
-            Current::Ready(_) | Current::Absent(_) => None,
-        }
-    }
-
-    fn publish(&self, svid: Arc<Svid>) {
-        self.current.send_replace(Current::Ready(svid));
-    }
-
-    fn withdraw(&self, why: Event) {
-        if why == Event::Revoked {
-            warn!(identity = %self.id, "svid withdrawn: it rests on no root that is believed; asking anew");
-        } else {
-            error!(identity = %self.id, "svid expired before it could be renewed");
-        }
-        self.current.send_replace(Current::Absent(None));
-    }
-
-    /// Keeps the last answer for those who wait; an SVID that is held stays.
-    fn explain(&self, why: Arc<IssueError>) {
-        self.current.send_if_modified(|current| match current {
-            Current::Absent(last) => {
-                *last = Some(why);
-                true
-            }
-            Current::Ready(_) => false,
-        });
-    }
-
-    fn note(&self, state: State) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-    }
-
-    fn status(&self) -> IdentityStatus {
-        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let users = self.references.borrow().clone();
-        let (svid, last_error) = match &*self.current.borrow() {
-            Current::Ready(svid) => (Some(svid.clone()), None),
-            Current::Absent(error) => (None, error.clone()),
-        };
-        IdentityStatus::new(self.id.clone(), svid, last_error, state, users)
-    }
-
-    fn is_ready(&self) -> bool {
-        matches!(&*self.current.borrow(), Current::Ready(_))
-    }
-}
-
-/// Executes the state of one identity until it is wiped or the agent stops.
-async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
-    let (mut state, _ask) = State::start();
-    let mut wanted = entry.since;
-    let mut references = entry.references.subscribe();
-    // The last reference may have gone before this task ran; look once.
-    references.mark_changed();
-    let mut in_use = true;
-    let mut bundles = shared.ca.roots().watch();
-    let mut request = Some(Box::pin(shared.ca.issue(&entry.id, false)));
-    loop {
-        let pause = pause_until(state.wake_at());
-        let event = tokio::select! {
-            // The order is of no consequence but for the first: a stop is never put off.
-            biased;
-            () = shared.cancel.cancelled() => return,
-            answer = async {
-                match request.as_mut() {
-                    Some(request) => request.await,
-                    None => std::future::pending().await,
-                }
-            } => {
-                request = None;
-                take(&shared, &entry, wanted, answer)
-            }
-            changed = references.changed() => {
-                // The sender lives in `entry`, which this task holds.
-                debug_assert!(changed.is_ok());
-                let used = !references.borrow_and_update().is_empty();
-                match (std::mem::replace(&mut in_use, used), used) {
-                    (true, false) => Event::Released,
-                    (false, true) => Event::Referenced,
-                    (true, true) | (false, false) => continue,
-                }
-            }
-            // The sender lives in `shared`, so this ends with a change.
-            _ = bundles.changed() => match rests(&shared, &entry) {
-                Some(event) => event,
-                None => continue,
-            },
-            () = tokio::time::sleep(pause) => Event::Woke,
-        };
-        let mut events = Some(event);
-        while let Some(event) = events.take() {
-            let (next, actions) = state.step(event, SystemTime::now(), Draw(rand::random()));
-            state = next;
-            entry.note(state);
-            for action in actions {
-                match action {
-                    Action::Ask => {
-                        request = Some(Box::pin(shared.ca.issue(&entry.id, entry.is_ready())));
-                    }
-                    Action::Withdraw => {
-                        entry.withdraw(event);
-                        wanted = Instant::now();
-                    }
-                    Action::Wipe if shared.wipe(&entry) => {
-                        debug!(identity = %entry.id, "identity wiped");
-                        return;
-                    }
-                    // A reference came; the change of the count brings `Referenced`.
-                    Action::Wipe => {}
-                }
-            }
-            if matches!(event, Event::Issued(_)) {
-                // The root may have been tainted while the request was under way.
-                events = rests(&shared, &entry);
-            }
-        }
-    }
-}
-
-/// What the root under the certificate held means for it.
-fn rests(shared: &Shared, entry: &Entry) -> Option<Event> {
-    let svid = entry.ready()?;
-    match shared.ca.roots().load().rests(svid.chain(), UnixTime::now()) {
-        Rests::Sound => None,
-        Rests::Tainted => {
-            info!(identity = %entry.id, "svid rests on a tainted root; it is renewed within minutes");
-            Some(Event::Tainted)
-        }
-        Rests::Nothing => Some(Event::Revoked),
-    }
-}
-
-/// Publishes an answer of the authority and says what it means for the state.
-///
-/// `wanted` is since when the identity is in need of a certificate, when it holds none.
-fn take(
-    shared: &Shared,
-    entry: &Entry,
-    wanted: Instant,
-    answer: Result<Svid, IssueError>,
-) -> Event {
-    let renewal = entry.is_ready();
-    shared.metrics.asked(renewal, answer.as_ref().map(|_| ()));
-    match answer {
-        Ok(svid) => {
-            let svid = Arc::new(svid);
-            let end = svid.not_after();
-            let waited = wanted.elapsed();
-            if renewal {
-                info!(identity = %entry.id, not_after = end.as_secs(), renewal, "svid issued");
-            } else {
-                let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-                info!(
-                    identity = %entry.id, not_after = end.as_secs(), renewal, waited_us,
-                    "svid issued"
-                );
-                shared.metrics.waited(waited);
-            }
-            shared.metrics.holds(&svid);
-            let lease = Lease {
-                from: SystemTime::now(),
-                until: SystemTime::UNIX_EPOCH + Duration::from_secs(end.as_secs()),
-            };
-            entry.publish(svid);
-            Event::Issued(lease)
-        }
-        Err(error) => {
-            let error = Arc::new(error);
-            warn!(
-                identity = %entry.id, renewal, error = %chain(&*error),
-                "authority issued no certificate"
-            );
-            entry.explain(error);
-            Event::Failed
-        }
-    }
-}
-
-fn pause_until(at: Option<SystemTime>) -> Duration {
-    let Some(at) = at else { return LONGEST_SLEEP };
-    at.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_SLEEP)
 }
 
 /// An error with its sources, on one line.

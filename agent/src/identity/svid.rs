@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_spiffe::{CertificateFacts, RootId, SpiffeId};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 use zeroize::Zeroizing;
 
-use super::metrics::IdentityMetrics;
-use super::roots::TrustRoots;
-use super::tls::{self, InboundVerifier, OutboundVerifier};
+use super::tls::{OwnKey, Profile};
+use super::verifier::OutboundVerifier;
 
 /// An X509-SVID with its private key, and the TLS configurations made from both, once.
 ///
@@ -21,18 +19,14 @@ use super::tls::{self, InboundVerifier, OutboundVerifier};
 /// chain.
 pub struct Svid {
     id: SpiffeId,
-    chain: Vec<CertificateDer<'static>>,
     private_key: Zeroizing<Vec<u8>>,
     not_after: UnixTime,
     /// When it was made here; of two SVIDs of one identity the later is the newer.
     made: Instant,
+    /// The chain, and the key as the TLS library wants it.
+    own: Arc<OwnKey>,
     pub(crate) server: Arc<ServerConfig>,
-    pub(crate) inbound: Arc<InboundVerifier>,
-    /// Cloned for each connection, which then gets a verifier for the identity it expects.
-    client: Arc<ClientConfig>,
-    roots: TrustRoots,
-    provider: Arc<CryptoProvider>,
-    pub(crate) metrics: IdentityMetrics,
+    pub(crate) profile: Arc<Profile>,
 }
 
 /// What an SVID is made of; all of it was checked before.
@@ -46,35 +40,16 @@ pub(crate) struct SvidParts {
 }
 
 impl Svid {
-    pub(crate) fn new(
-        parts: SvidParts,
-        roots: TrustRoots,
-        provider: Arc<CryptoProvider>,
-        metrics: IdentityMetrics,
-    ) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(parts: SvidParts, profile: &Arc<Profile>) -> Result<Self, rustls::Error> {
         let SvidParts { id, chain, key: private_key, not_after } = parts;
         // By reference: the provider's own loader wants a copy that nobody would overwrite.
         let der = PrivatePkcs8KeyDer::from(private_key.as_slice()).into();
-        let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&der)?;
-        let certified = CertifiedKey::new(chain.clone(), key);
-        certified.keys_match()?;
-        let inbound = Arc::new(InboundVerifier::new(roots.clone(), provider.clone()));
-        let server = tls::server_config(&provider, certified.clone(), inbound.clone())?;
-        let unused = OutboundVerifier::new(roots.clone(), provider.clone(), id.clone());
-        let client = tls::client_config(&provider, Some(certified), Arc::new(unused))?;
-        Ok(Self {
-            id,
-            chain,
-            private_key,
-            not_after,
-            made: Instant::now(),
-            server: Arc::new(server),
-            inbound,
-            client: Arc::new(client),
-            roots,
-            provider,
-            metrics,
-        })
+        let key = CertifiedKey::new(chain, rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&der)?);
+        key.keys_match()?;
+        let own = Arc::new(OwnKey(Arc::new(key)));
+        let server = Arc::new(profile.server_with(own.clone()));
+        let (made, profile) = (Instant::now(), profile.clone());
+        Ok(Self { id, private_key, not_after, made, own, server, profile })
     }
 
     /// Whose SVID this is.
@@ -97,12 +72,12 @@ impl Svid {
     ///
     /// Cancel safe; works on any runtime.
     pub async fn revoked(&self, root: RootId) {
-        self.roots.revoked(root, &self.chain).await;
+        self.profile.roots.revoked(root, self.chain()).await;
     }
 
     /// The certificates it presents, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.chain
+        &self.own.0.cert
     }
 
     /// The private key, PKCS#8 in DER. For the Workload API and an operator's explicit export only:
@@ -115,7 +90,7 @@ impl Svid {
     ///
     /// None for what cannot be read, which no SVID is that was checked before it was made.
     pub fn facts(&self) -> Option<CertificateFacts> {
-        CertificateFacts::of(self.chain.first()?)
+        CertificateFacts::of(self.chain().first()?)
     }
 
     /// Whether its time is over.
@@ -129,13 +104,7 @@ impl Svid {
         &self,
         expected: &SpiffeId,
     ) -> (Arc<ClientConfig>, Arc<OutboundVerifier>) {
-        let verifier = Arc::new(OutboundVerifier::new(
-            self.roots.clone(),
-            self.provider.clone(),
-            expected.clone(),
-        ));
-        let mut config = ClientConfig::clone(&self.client);
-        config.dangerous().set_certificate_verifier(verifier.clone());
+        let (config, verifier) = self.profile.client_for(expected, self.own.clone());
         (Arc::new(config), verifier)
     }
 }

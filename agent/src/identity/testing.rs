@@ -14,14 +14,14 @@ use super::Svid;
 use super::metrics::IdentityMetrics;
 use super::roots::{BundleInForce, TrustRoots};
 use super::svid::SvidParts;
-use super::tls;
+use super::tls::{self, Profile};
 
 /// A root, and the trust bundle of those who believe in it.
 pub(crate) struct TestAuthority {
     root: CertifiedIssuer<'static, KeyPair>,
     trust_domain: TrustDomain,
     pub(crate) roots: TrustRoots,
-    metrics: IdentityMetrics,
+    profile: Arc<Profile>,
 }
 
 impl TestAuthority {
@@ -35,7 +35,8 @@ impl TestAuthority {
             TrustBundle::from_certificates(trust_domain.clone(), vec![root.der().clone()]).unwrap();
         let metrics = IdentityMetrics::register(&prometheus::Registry::new()).unwrap();
         let roots = TrustRoots::new(BundleInForce::of_file(bundle));
-        Self { root, trust_domain, roots, metrics }
+        let profile = Profile::new(roots.clone(), Arc::new(tls::provider()), metrics).unwrap();
+        Self { root, trust_domain, roots, profile: Arc::new(profile) }
     }
 
     /// What this authority's SVIDs believe.
@@ -95,7 +96,6 @@ impl TestAuthority {
                 UnixTime::now().as_secs() + 3600,
             )),
         };
-        Svid::new(parts, self.roots.clone(), Arc::new(tls::provider()), self.metrics.clone())
-            .unwrap()
+        Svid::new(parts, &self.profile).unwrap()
     }
 }

@@ -33,6 +33,8 @@ pub enum Reason {
     CertificateNotYetValid,
     /// No chain leads from the peer's certificate to the trust bundle.
     UnknownIssuer,
+    /// The peer's certificate is not one of a workload: its usages, its size or its form.
+    BadCertificate,
     /// The peer's SPIFFE ID belongs to another trust domain.
     WrongTrustDomain,
     /// The peer's certificate has no SPIFFE ID, several, or a malformed one.
@@ -108,7 +110,7 @@ impl ResponseFlags {
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Ok,
         Self::PolicyDenied,
         Self::PlaintextRefused,
@@ -121,6 +123,7 @@ impl Reason {
         Self::CertificateExpired,
         Self::CertificateNotYetValid,
         Self::UnknownIssuer,
+        Self::BadCertificate,
         Self::WrongTrustDomain,
         Self::BadSan,
         Self::UnexpectedIdentity,
@@ -157,6 +160,7 @@ impl Reason {
             Self::CertificateExpired => "certificate_expired",
             Self::CertificateNotYetValid => "certificate_not_yet_valid",
             Self::UnknownIssuer => "unknown_issuer",
+            Self::BadCertificate => "bad_certificate",
             Self::WrongTrustDomain => "wrong_trust_domain",
             Self::BadSan => "bad_san",
             Self::UnexpectedIdentity => "unexpected_identity",
@@ -198,6 +202,7 @@ impl Reason {
             Self::CertificateExpired => "the peer's certificate has expired",
             Self::CertificateNotYetValid => "the peer's certificate is not valid yet",
             Self::UnknownIssuer => "the peer's certificate was not issued by a known authority",
+            Self::BadCertificate => "the peer's certificate is not fit for a workload",
             Self::WrongTrustDomain => "the peer belongs to another trust domain",
             Self::BadSan => "the peer's certificate does not carry exactly one SPIFFE ID",
             Self::UnexpectedIdentity => "no matching SAN: the peer is not the workload expected",
@@ -250,6 +255,7 @@ impl Reason {
             | Self::CertificateExpired
             | Self::CertificateNotYetValid
             | Self::UnknownIssuer
+            | Self::BadCertificate
             | Self::WrongTrustDomain
             | Self::BadSan
             | Self::UnexpectedIdentity
@@ -278,6 +284,7 @@ impl Reason {
             | Self::CertificateExpired
             | Self::CertificateNotYetValid
             | Self::UnknownIssuer
+            | Self::BadCertificate
             | Self::WrongTrustDomain
             | Self::BadSan
             | Self::UnexpectedIdentity

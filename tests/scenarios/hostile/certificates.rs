@@ -18,9 +18,19 @@ struct Verdict {
     words: &'static str,
 }
 
-/// A certificate that the verifier of the mesh itself refuses.
+/// A certificate that the verifier of the mesh itself refuses; the alert follows from the reason.
 fn verdict(reason: &'static str, words: &'static str) -> Verdict {
-    Verdict { alert: AlertDescription::CertificateUnknown, reason, words }
+    let alert = match reason {
+        "certificate_expired" | "certificate_not_yet_valid" => AlertDescription::CertificateExpired,
+        "unknown_issuer" | "wrong_trust_domain" => AlertDescription::UnknownCA,
+        _ => AlertDescription::BadCertificate,
+    };
+    Verdict { alert, reason, words }
+}
+
+/// A certificate that is good, but for something else.
+fn unfit(words: &'static str) -> Verdict {
+    Verdict { alert: AlertDescription::UnsupportedCertificate, reason: "bad_certificate", words }
 }
 
 fn refused(make: fn(&Stage) -> Result<Svid>, verdict: Verdict) {
@@ -156,7 +166,7 @@ fn certificate_of_an_authority_as_leaf_is_refused() {
                 leaf.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
             })
         },
-        verdict("unknown_issuer", "is a CA certificate"),
+        unfit("is a CA certificate"),
     );
 }
 
@@ -168,7 +178,7 @@ fn certificate_for_servers_only_is_refused() {
                 leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             })
         },
-        verdict("unknown_issuer", "lacks extended key usage clientAuth"),
+        unfit("lacks extended key usage clientAuth"),
     );
 }
 
@@ -180,13 +190,13 @@ fn certificate_that_may_not_sign_is_refused() {
                 leaf.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
             })
         },
-        verdict("unknown_issuer", "lacks digitalSignature"),
+        unfit("lacks digitalSignature"),
     );
 }
 
 #[test]
 fn chain_that_is_too_long_is_refused() {
-    refused(|stage| stage.mint.long_chain("x1", 20), verdict("unknown_issuer", "22 certificates"));
+    refused(|stage| stage.mint.long_chain("x1", 20), verdict("bad_certificate", "22 certificates"));
 }
 
 #[test]
@@ -201,6 +211,6 @@ fn certificate_that_is_too_large_is_refused() {
                 leaf.custom_extensions.push(extension);
             })
         },
-        verdict("unknown_issuer", "at most 6 of 32768 are read"),
+        verdict("bad_certificate", "at most 6 of 32768 are read"),
     );
 }

@@ -19,7 +19,8 @@ use crate::config::HostPort;
 use crate::identity::handshake::{self, HandshakeError};
 use crate::identity::roots::{BundleInForce, TrustRoots};
 use crate::identity::store::StartError;
-use crate::identity::tls::{self, OutboundVerifier};
+use crate::identity::tls;
+use crate::identity::verifier::OutboundVerifier;
 
 /// Longest a TCP or TLS handshake with the authority may take, each.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -88,7 +89,8 @@ impl Connector {
     async fn connect(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
         let roots = TrustRoots::new(BundleInForce::of_file(self.believed().await?));
         let verifier = OutboundVerifier::new(roots, self.provider.clone(), self.authority.clone());
-        let config = tls::client_config(&self.provider, None, Arc::new(verifier))
+        let verifier = Arc::new(verifier);
+        let config = tls::client_config(&self.provider, None, verifier.clone())
             .map_err(ConnectError::Profile)?;
         let (tcp, address) = self.dial().await?;
         // A failure costs some latency, no correctness.
@@ -99,7 +101,7 @@ impl Connector {
             .map_err(|_| ConnectError::TlsTimedOut { address })?
             .map_err(|error| ConnectError::Tls {
                 address,
-                source: handshake::classify(&self.authority, error),
+                source: handshake::classify(&self.authority, error, verifier.verdict()),
             })
     }
 

@@ -1,12 +1,14 @@
 //! Real handshakes over an in-memory pipe.
 
-use rcgen::{ExtendedKeyUsagePurpose, SanType};
+use rcgen::SanType;
 use rustls::{ClientConfig, ProtocolVersion};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use super::*;
 use crate::identity::testing::TestAuthority;
+use crate::identity::tls;
+use crate::identity::verifier::OutboundVerifier;
 
 const PIPE_BYTES: usize = 64 * 1024;
 
@@ -63,9 +65,12 @@ async fn client_refuses_another_identity_than_the_expected() {
     let (near, far) = shake(&web, &api, &authority.id("db")).await;
     let error = near.unwrap_err();
     assert_eq!(error.reason(), Reason::UnexpectedIdentity);
-    let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("/sa/db") && source.contains("/sa/api"), "{source}");
-    assert!(matches!(far.unwrap_err(), HandshakeError::Refused { .. }));
+    let text = source(&error);
+    let names = "expected spiffe://cluster.local/ns/default/sa/db, peer has \
+                 spiffe://cluster.local/ns/default/sa/api;";
+    assert!(text.starts_with("no matching SAN") && text.contains(names), "{text}");
+    let heard = far.unwrap_err();
+    assert!(heard.to_string().contains("AccessDenied: it expected another identity"), "{heard}");
 }
 
 #[tokio::test]
@@ -85,41 +90,118 @@ async fn peers_of_another_domain_or_root_are_refused_by_both_ends() {
     }
 }
 
-#[tokio::test]
-async fn server_refuses_faulty_client_certificates_each_with_its_reason() {
-    let authority = TestAuthority::new("cluster.local");
-    let api = authority.svid("api");
+/// A good certificate but for one thing, and what becomes of it: our reason, the alert that the
+/// peer reads, and what our text says.
+fn faulty(authority: &TestAuthority) -> [(Svid, Reason, AlertDescription, &'static str); 8] {
     let hour = time::Duration::hours(1);
-    let faulty = [
+    let but = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
+        authority.svid_but("web", |leaf| change(leaf))
+    };
+    let mut large = vec![];
+    for number in 0..600 {
+        let name = format!("host-{number}.of-a-name-that-is-rather-long-for-a-host.example");
+        large.push(SanType::DnsName(name.try_into().unwrap()));
+    }
+    [
         (
-            authority.svid_but("web", |leaf| leaf.not_after = leaf.not_before + hour / 60),
+            but(&|leaf| leaf.not_after = leaf.not_before + hour / 30),
             Reason::CertificateExpired,
+            AlertDescription::CertificateExpired,
+            "/sa/web expired 3 min ago, at ",
         ),
         (
-            authority.svid_but("web", |leaf| leaf.not_before += hour / 2),
+            but(&|leaf| leaf.not_before += hour / 2),
             Reason::CertificateNotYetValid,
+            AlertDescription::CertificateExpired,
+            "/sa/web is valid only in 2",
         ),
-        (authority.svid_but("web", |leaf| leaf.subject_alt_names.clear()), Reason::BadSan),
         (
-            authority.svid_but("web", |leaf| {
+            but(&|leaf| leaf.subject_alt_names.clear()),
+            Reason::BadSan,
+            AlertDescription::BadCertificate,
+            "no matching SAN: certificate has no SPIFFE ID",
+        ),
+        (
+            but(&|leaf| {
                 let second = SanType::URI("spiffe://cluster.local/ns/a/sa/b".try_into().unwrap());
                 leaf.subject_alt_names.push(second);
             }),
             Reason::BadSan,
+            AlertDescription::BadCertificate,
+            "has 2 URI SANs",
         ),
         (
-            authority.svid_but("web", |leaf| {
-                leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-            }),
-            Reason::UnknownIssuer,
+            but(&|leaf| leaf.extended_key_usages.clear()),
+            Reason::BadCertificate,
+            AlertDescription::UnsupportedCertificate,
+            "lacks extended key usage",
         ),
-        (authority.svid_but("web", |leaf| leaf.key_usages.clear()), Reason::UnknownIssuer),
-    ];
-    for (web, reason) in faulty {
-        let (_, far) = shake(&web, &api, api.id()).await;
+        (
+            but(&|leaf| leaf.key_usages.clear()),
+            Reason::BadCertificate,
+            AlertDescription::UnsupportedCertificate,
+            "has no key usage",
+        ),
+        (
+            but(&|leaf| leaf.key_usages.push(rcgen::KeyUsagePurpose::CrlSign)),
+            Reason::BadCertificate,
+            AlertDescription::UnsupportedCertificate,
+            "may sign revocation lists",
+        ),
+        (
+            but(&move |leaf| leaf.subject_alt_names.extend(large.clone())),
+            Reason::BadCertificate,
+            AlertDescription::BadCertificate,
+            "at most 6 of 32768 are read",
+        ),
+    ]
+}
+
+/// The text of an error's source: the verifier's.
+fn source(error: &HandshakeError) -> String {
+    std::error::Error::source(error).unwrap().to_string()
+}
+
+#[tokio::test]
+async fn server_refuses_faulty_certificates_and_both_ends_say_why() {
+    let authority = TestAuthority::new("cluster.local");
+    let api = authority.svid("api");
+    for (web, reason, alert, text) in faulty(&authority) {
+        let (near, far) = shake(&web, &api, api.id()).await;
         let error = far.unwrap_err();
         assert_eq!(error.reason(), reason, "{error:?}");
+        assert!(source(&error).contains(text), "{}", source(&error));
+        // The client is done before the server has looked; it hears of it when it reads.
+        let late = near.unwrap().0.read_u8().await.unwrap_err();
+        let heard = classify(web.id(), late, None);
+        assert!(matches!(heard, HandshakeError::Refused { alert: a, .. } if a == alert), "{heard}");
     }
+}
+
+#[tokio::test]
+async fn client_refuses_faulty_certificates_and_both_ends_say_why() {
+    let authority = TestAuthority::new("cluster.local");
+    let api = authority.svid("api");
+    for (web, reason, alert, text) in faulty(&authority) {
+        let (near, far) = shake(&api, &web, web.id()).await;
+        let error = near.unwrap_err();
+        assert_eq!(error.reason(), reason, "{error:?}");
+        assert!(source(&error).contains(text), "{}", source(&error));
+        let heard = far.unwrap_err();
+        assert!(matches!(heard, HandshakeError::Refused { alert: a, .. } if a == alert), "{heard}");
+    }
+}
+
+#[tokio::test]
+async fn expired_certificate_is_told_with_both_clocks_in_mind() {
+    let authority = TestAuthority::new("cluster.local");
+    let [(web, ..), ..] = faulty(&authority);
+    let api = authority.svid("api");
+    let (near, far) = shake(&api, &web, web.id()).await;
+    let text = source(&near.unwrap_err());
+    assert!(text.contains("this node's clock says 20"), "{text}");
+    let heard = far.unwrap_err().to_string();
+    assert!(heard.contains("over or not valid yet by the peer's clock"), "{heard}");
 }
 
 #[tokio::test]
@@ -151,10 +233,14 @@ async fn client_without_certificate_is_refused() {
     let api = authority.svid("api");
     let provider = Arc::new(tls::provider());
     let verifier =
-        tls::OutboundVerifier::new(authority.roots.clone(), provider.clone(), api.id().clone());
+        OutboundVerifier::new(authority.roots.clone(), provider.clone(), api.id().clone());
     let config = tls::client_config(&provider, None, Arc::new(verifier)).unwrap();
-    let error = accept_from(&api, config).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::NoCertificate);
+    let (near, far) = duplex(PIPE_BYTES);
+    let client = TlsConnector::from(Arc::new(config)).connect(no_name(), near);
+    let (refused, client) = tokio::join!(accept(&api, far), client);
+    assert_eq!(refused.unwrap_err().reason(), Reason::NoCertificate);
+    let heard = classify(api.id(), client.unwrap().read_u8().await.unwrap_err(), None);
+    assert!(heard.to_string().contains("CertificateRequired: it wants a certificate"), "{heard}");
 }
 
 #[tokio::test]

@@ -1,10 +1,14 @@
 //! The store against the real authority, over real TLS on the loopback.
 
+use std::time::SystemTime;
+
 use culvert_ca::authority::{Authority, ROOT_CERTIFICATES_FILE};
 use culvert_ca::directory::Directory;
+use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 use tokio::io::duplex;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::lab::{Lab, WORKLOADS, id};
 use super::*;
@@ -342,4 +346,48 @@ async fn svid_gives_its_key_on_request_and_prints_none() {
     assert!(printed.contains("[redacted]"));
     let hex: String = svid.private_key()[..16].iter().map(|byte| format!("{byte}, ")).collect();
     assert!(!printed.contains(&hex), "{printed}");
+}
+
+#[tokio::test]
+async fn away_authority_is_tried_by_few_and_asked_by_all_once_it_is_back() {
+    let mut lab = Lab::new().await;
+    // Accepts and goes away: as little as can be learnt of an authority.
+    let listener = TcpListener::bind(lab.address).await.unwrap();
+    let store = lab.store(Duration::from_hours(1)).await;
+    let names = ["web", "api"].into_iter().map(str::to_owned);
+    let holds: Vec<_> = names
+        .chain((0..48).map(|number| format!("more-{number}")))
+        .map(|account| store.hold(&id(&account), "default/pod"))
+        .collect();
+    let mut tries = 0;
+    let away = async {
+        loop {
+            drop(listener.accept().await.unwrap());
+            tries += 1;
+        }
+    };
+    let failures = || store.identities().iter().map(|status| status.failures).collect::<Vec<_>>();
+    // Those of the lane fail together; after them one tries at a time.
+    let failed = async {
+        while failures().into_iter().sum::<u32>() < 18 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        ended = timeout(PATIENCE, failed) => ended.unwrap(),
+        () = away => panic!("never ends"),
+    }
+    let untried = failures().into_iter().filter(|failures| *failures == 0).count();
+    assert!(untried >= 30, "only {untried} were held back");
+    assert!(tries <= 20, "{tries} connections");
+    let metrics =
+        || prometheus::TextEncoder::new().encode_to_string(&lab.registry.gather()).unwrap();
+    assert!(metrics().contains("culvert_identity_authority_reachable 0"), "{}", metrics());
+    drop(listener);
+
+    let _authority = lab.authority(Duration::from_secs(1)).await;
+    for hold in &holds[..2] {
+        until(hold, |now| matches!(now, Current::Ready(_))).await;
+    }
+    assert!(metrics().contains("culvert_identity_authority_reachable 1"), "{}", metrics());
 }
