@@ -15,6 +15,7 @@
 //! Endpoint (spiffe/spiffe, standards/).
 
 mod attest;
+pub mod authority;
 mod caller;
 mod cgroup;
 mod follower;

@@ -10,6 +10,7 @@
 //! looks at what was taken, by rules of its own that do not use the parser's code.
 #![forbid(unsafe_code)]
 
+mod authority;
 mod bundle;
 mod chain;
 mod csr;
@@ -49,7 +50,8 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
+    Target { name: "authority", run: authority::run },
     Target { name: "bundle", run: bundle::run },
     Target { name: "chain", run: chain::run },
     Target { name: "csr", run: csr::run },

@@ -92,6 +92,7 @@ fn honest(target: &str) -> Vec<Vec<u8>> {
 
 fn honest_bytes(target: &str) -> Vec<Vec<u8>> {
     match target {
+        "authority" => calls(),
         "bundle" => {
             let root = |name| authority(name).pem();
             vec![root("root").into(), [root("one"), root("two")].concat().into()]
@@ -134,6 +135,25 @@ fn honest_bytes(target: &str) -> Vec<Vec<u8>> {
         }
         _ => Vec::new(),
     }
+}
+
+/// The begin of a connection whose call names a socket as its `:authority`, in each of the forms.
+fn calls() -> Vec<Vec<u8>> {
+    let spelt = [&[10][..], b":authority"].concat();
+    let names = [0x41, 0x01, 0x11].map(|form| vec![form]);
+    let names =
+        names.into_iter().chain([0x40, 0x00, 0x10].map(|form| [&[form], &spelt[..]].concat()));
+    let blocks = names.map(|name| [&[0x83, 0x86, 0x84], &name[..], b"\x06a%2Fbc"].concat());
+    let blocks: Vec<_> = blocks.collect();
+    let plain = blocks.iter().map(|block| (0x4, block.clone()));
+    let padded = blocks.iter().map(|block| (0xc, [&[3], &block[..], &[0; 3]].concat()));
+    let prioritised = blocks.iter().map(|block| (0x24, [&[0, 0, 0, 0, 16], &block[..]].concat()));
+    let frames = plain.chain(padded).chain(prioritised).map(|(flags, payload)| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, 1, flags, 0, 0, 0, 1], &payload[..]].concat()
+    });
+    let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    frames.map(|frame| [&begin[..], &frame].concat()).collect()
 }
 
 fn istio_request() -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use culvert_proto::spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::attest::{Attestor, share};
+use super::authority::AuthorityFilter;
 use super::caller::Caller;
 use super::metrics::{ApiMetrics, Cut};
 use super::quota::{Place, Quota};
@@ -212,6 +213,7 @@ impl Accept {
         self.metrics.connections.inc();
         Some(Connection {
             socket,
+            authority: AuthorityFilter::default(),
             caller,
             alive,
             first_call: Some(Box::pin(tokio::time::sleep(FIRST_CALL))),
@@ -224,6 +226,7 @@ impl Accept {
 /// A connection that ends with the process that made it, even when another holds its socket too.
 struct Connection {
     socket: UnixStream,
+    authority: AuthorityFilter,
     caller: Caller,
     /// Readable when the caller has ended.
     alive: Option<ProcessEnd>,
@@ -275,7 +278,11 @@ impl AsyncRead for Connection {
             self.metrics.cut(cut);
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(context, buffer))?;
+        let (_, read) = buffer.filled_mut().split_at_mut(before);
+        self.authority.pass(read);
+        Poll::Ready(Ok(()))
     }
 }
 
