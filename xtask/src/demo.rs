@@ -3,6 +3,7 @@
 mod applications;
 mod certificates;
 mod checks;
+mod identities;
 mod pcap;
 mod refusals;
 mod rotation;
@@ -59,6 +60,7 @@ fn show(id: &str, keep: bool, checks: &mut Checks) -> Result<()> {
         .standard()
         .strict()
         .ca_argument("--min-ttl=10s")
+        .ca_argument("--rotation-wait=2s")
         .set("ca", "certificateTtl", CERTIFICATE_TTL)
         .start()?;
     for id in NodeId::ALL {
@@ -69,6 +71,7 @@ fn show(id: &str, keep: bool, checks: &mut Checks) -> Result<()> {
     let applications = applications::start(&lab)?;
     applications.requests(&lab, checks);
     certificates::presented(&lab, checks);
+    identities::inspected(&lab, checks);
     refusals::not_enrolled(&lab, checks);
     rotation::while_transferring(&lab, &applications, checks);
     telemetry::access_log(&lab, checks);

@@ -38,6 +38,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.unit {
         run::say("asking other implementations: openssl, Go");
         keep_worst(started(across(arguments, "interop"))?);
+        run::say("counting what a thousand identities take");
+        keep_worst(started(across(arguments, "identities"))?);
         keep_worst(scenarios(arguments)?);
     }
     Ok(ExitCode::from(u8::try_from(worst).unwrap_or(1)))
