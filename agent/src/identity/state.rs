@@ -238,7 +238,7 @@ impl State {
             return (self, vec![Action::Wipe]);
         }
         let (phase, actions) = match self.phase {
-            Phase::BackingOff { failures, at } if now >= at => {
+            Phase::BackingOff { failures, at } if is_over(at, now) => {
                 (Phase::Asking { failures }, vec![Action::Ask])
             }
             // The machine slept through it all.
@@ -255,7 +255,7 @@ impl State {
             Phase::RetryingRenewal { lease, failures, at } if lease.is_over(now) => {
                 (Phase::BackingOff { failures, at }, vec![Action::Withdraw])
             }
-            Phase::RetryingRenewal { lease, failures, at } if now >= at => {
+            Phase::RetryingRenewal { lease, failures, at } if is_over(at, now) => {
                 (Phase::Renewing { lease, failures }, vec![Action::Ask])
             }
             early => (early, vec![]),
@@ -320,6 +320,12 @@ fn held_back(phase: Phase, at: SystemTime) -> Phase {
     }
 }
 
+/// Whether a wait after a failure is over. One that has longer to go than any wait is, was begun by
+/// a clock that has been set back since: to wait on would be to wait for days.
+fn is_over(at: SystemTime, now: SystemTime) -> bool {
+    now >= at || at > now + BACKOFF_MOST
+}
+
 /// Full jitter: anything up to a bound that doubles with each failure.
 fn backoff(failures: u32, most: Duration, draw: Draw) -> Duration {
     let bound = BACKOFF_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(most);
@@ -373,6 +379,21 @@ mod tests {
         let (state, actions) = held(0.3).step(Event::Woke, NOON + DAY * 3, Draw(0.0));
         assert_eq!(actions, [Action::Withdraw, Action::Ask]);
         assert_eq!(state.phase, Phase::Asking { failures: 0 });
+    }
+
+    #[test]
+    fn wait_after_a_failure_ends_when_the_clock_was_set_back() {
+        let ahead = NOON + DAY * 3;
+        let (state, _) = State::start().0.step(Event::Failed, ahead, Draw(0.5));
+        let (same, actions) = state.step(Event::Woke, ahead, Draw(0.0));
+        assert_eq!((same, actions), (state, vec![]), "not over yet");
+        let (state, actions) = state.step(Event::Woke, NOON, Draw(0.0));
+        assert_eq!(actions, [Action::Ask]);
+        assert_eq!(state.phase, Phase::Asking { failures: 1 });
+
+        let phase = Phase::RetryingRenewal { lease: lease(), failures: 1, at: ahead };
+        let state = State { phase, usage: Usage::InUse };
+        assert_eq!(state.step(Event::Woke, NOON, Draw(0.0)).1, [Action::Ask]);
     }
 
     #[test]
