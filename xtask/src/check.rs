@@ -5,7 +5,7 @@ mod sizes;
 mod words;
 
 use crate::setup::{self, Purpose};
-use crate::{paths, proto, run};
+use crate::{manifests, paths, proto, run};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,13 +29,14 @@ struct Source {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(&[Purpose::Agent])?;
     let sources = sources()?;
-    let steps: [(&str, &dyn Fn() -> Result<()>); 7] = [
+    let steps: [(&str, &dyn Fn() -> Result<()>); 8] = [
         ("format", &|| cargo(&["fmt", "--all", "--check"])),
         ("clippy", &clippy),
         ("direction of the stages", &|| found(&arrows::against(&sources))),
         ("words", &|| found(&words::banned(&sources))),
         ("size of the files", &|| found(&sizes::too_long(&sources))),
         ("generated protocol code", &|| proto::generate(true)),
+        ("chart made from the base", &|| manifests::generate(true)),
         ("dependencies", &|| deny(arguments.deny)),
     ];
     let mut failed = Vec::new();

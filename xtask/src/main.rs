@@ -10,8 +10,11 @@ mod build_ebpf;
 mod check;
 mod demo;
 mod fuzz;
+mod image;
 mod interrupt;
 mod lab;
+mod manifests;
+mod manual;
 mod paths;
 mod proto;
 mod run;
@@ -37,6 +40,16 @@ enum Command {
     BuildEbpf,
     /// Build the kernel programs and the `culvert` binary that carries them.
     Build(build::Arguments),
+    /// Write the container image, without a container engine.
+    Image(image::Arguments),
+    /// Make the Helm chart anew from the Kustomize base.
+    Manifests {
+        /// Only compare, and fail on a difference.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run the commands of the documentation on a cluster.
+    Manual(manual::Arguments),
     /// Make the checked-in protocol code anew from its `.proto` files.
     Proto {
         /// Only compare, and fail on a difference.
@@ -64,12 +77,15 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments).map(done),
         Command::BuildEbpf => build_ebpf::run().map(drop).map(done),
         Command::Build(arguments) => build::run(&arguments).map(drop).map(done),
+        Command::Image(arguments) => image::run(&arguments).map(done),
         Command::Check(arguments) => check::run(&arguments).map(done),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments).map(done),
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments).map(done),
         Command::Lab(action) => lab::run(&action),
+        Command::Manifests { check } => manifests::generate(check).map(done),
+        Command::Manual(arguments) => manual::run(&arguments).map(done),
         Command::Proto { check } => proto::generate(check).map(done),
     };
     match outcome {

@@ -75,6 +75,17 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The same for a command that may take no longer than `limit`; a failure has all that it printed.
+pub(crate) fn read_within(command: &mut Command, limit: Duration) -> Result<String> {
+    let output = finish(command, limit)?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("ended with {}\n{printed}{complaint}", output.status);
+    }
+    Ok(printed.into_owned())
+}
+
 fn finish(command: &mut Command, limit: Duration) -> Result<Output> {
     let mut child = command
         .stdin(Stdio::null())

@@ -1,0 +1,140 @@
+//! `cargo xtask image`: writes the container image of Culvert without any container engine.
+//!
+//! ```text
+//!  programs ──libraries──▶ root ──archive──▶ layer ──oci──▶ one tar: OCI layout and manifest.json
+//! ```
+//!
+//! The tar is both an OCI layout and what `docker save` writes, so `ctr images import`,
+//! `docker load` and whatever pushes either of the two to a registry take it. The same inputs give
+//! the same bytes: no time, no user and no order of a file system gets in.
+
+mod archive;
+mod elf;
+mod libraries;
+mod oci;
+mod root;
+
+pub(crate) use oci::{Image, write};
+pub(crate) use root::Root;
+
+use crate::{build_ebpf, paths, run};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the program is in the image; `PATH` has its folder.
+const PROGRAM: &str = "usr/bin/culvert";
+
+/// Files of the image besides the program, below `daemonset/rootfs`: who is who, and how names are
+/// resolved.
+const FILES: [&str; 3] = ["etc/passwd", "etc/group", "etc/nsswitch.conf"];
+
+/// What the image is made of.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Where to write the image; without it, `image/culvert.tar` in the target directory.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Name and tag of the image; without it, `localhost/culvert` and the version.
+    #[arg(long, value_name = "NAME:TAG")]
+    name: Option<String>,
+    /// Take this program instead of building one. Libraries that it loads are copied along.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let binary = match &arguments.binary {
+        Some(binary) => binary.clone(),
+        None => build()?,
+    };
+    let output =
+        arguments.output.clone().unwrap_or_else(|| paths::target().join("image/culvert.tar"));
+    let name = arguments.name.clone().unwrap_or_else(default_name);
+    if !elf::inspect(&binary)?.is_static() {
+        eprintln!(
+            "note: {} loads libraries. They are in the image, but the CNI plugin is copied to the \
+             node without them: it runs only where the node has the same ones",
+            binary.display()
+        );
+    }
+    let digest = culvert(&binary, &name, &output)?;
+    run::say(format!("image {name} ({digest}): {}", output.display()));
+    eprintln!("    ctr -n k8s.io images import {}", output.display());
+    Ok(())
+}
+
+/// The name that the manifests have: the store is the user's to name.
+pub(crate) fn default_name() -> String {
+    format!("localhost/culvert:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Writes the image of one culvert program and tells the digest of its manifest.
+pub(crate) fn culvert(binary: &Path, name: &str, output: &Path) -> Result<String> {
+    let mut root = Root::default();
+    root.program(PROGRAM, binary)?;
+    for file in FILES {
+        root.copy(file, 0o644, &paths::root().join("daemonset/rootfs").join(file))?;
+    }
+    for licence in ["LICENSE", "LICENSE-MIT", "LICENSE-GPL-2.0"] {
+        root.copy(
+            &format!("usr/share/doc/culvert/{licence}"),
+            0o644,
+            &paths::root().join(licence),
+        )?;
+    }
+    let image = Image {
+        name: name.to_owned(),
+        architecture: elf::inspect(binary)?.architecture()?,
+        entrypoint: vec!["/usr/bin/culvert".to_owned()],
+        environment: vec!["PATH=/usr/bin".to_owned()],
+        labels: vec![
+            ("org.opencontainers.image.title".to_owned(), "culvert".to_owned()),
+            ("org.opencontainers.image.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("org.opencontainers.image.licenses".to_owned(), "Apache-2.0".to_owned()),
+        ],
+        root,
+    };
+    if let Some(parent) = output.parent() {
+        fs::create_dir_all(parent)
+            .with_context(|| format!("could not make {}", parent.display()))?;
+    }
+    write(&image, output)
+}
+
+/// Builds the program as it is shipped, with everything linked in: the image needs no library,
+/// and the CNI plugin, which is this program too, runs on any node.
+fn build() -> Result<PathBuf> {
+    let object = build_ebpf::run()?;
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut flags: Vec<String> = std::env::var("RUSTFLAGS")
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    flags.push("-Ctarget-feature=+crt-static".to_owned());
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(paths::root())
+        .args(["build", "--release", "--package", "culvert-agent", "--bin", "culvert"])
+        // With a target named, cargo keeps the flags from build scripts and macros, which must
+        // stay loadable.
+        .args(["--target", &target])
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // Lines for a backtrace cost more than all of the code, and names are enough for one.
+        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
+        // In a directory of its own for the target, the agent would not find it by itself.
+        .env("CULVERT_EBPF_OBJECT", object)
+        .env("CARGO_TARGET_DIR", paths::target());
+    run::plain("building culvert for the image", &mut cargo)?;
+    let binary = paths::target().join(target).join("release/culvert");
+    if !elf::inspect(&binary)?.is_static() {
+        bail!("{} was to load no library, and does", binary.display());
+    }
+    Ok(binary)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! `cargo xtask manual`: runs the commands of the documentation as they stand there.
+//!
+//! Every block of commands (` ```sh `) in a manual that is run has a mark on the line before it:
+//!
+//! | mark | the block |
+//! |---|---|
+//! | `<!-- run -->` | is one script for `sh -eu`, run in the checkout, for at most a minute |
+//! | `<!-- run within 300s -->` | the same with another limit |
+//! | `<!-- run helm -->` | belongs to a sequence of its own, of that name |
+//! | `<!-- not run: why -->` | is left out, for the reason given |
+//! | `<!-- prints -->` | (before ` ```text `) is what the script above prints: each line is looked for, in this order; `…` stands for anything |
+//!
+//! A block without a mark is an error, so that no command gets into a manual untested.
+
+mod marks;
+mod script;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use marks::{Step, steps};
+
+use crate::{paths, run};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::PathBuf;
+
+/// Manuals whose commands are run, in this order.
+pub(crate) const MANUALS: [&str; 2] = ["docs/install.md", "docs/operations.md"];
+
+/// What is run.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Manuals, by path from the root of the checkout; without one, all that are run.
+    manuals: Vec<PathBuf>,
+    /// The sequence of this name, instead of the main one.
+    #[arg(long)]
+    sequence: Option<String>,
+    /// Only show what would be run.
+    #[arg(long)]
+    list: bool,
+}
+
+/// Runs the command, against the cluster that `KUBECONFIG` names.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let manuals = if arguments.manuals.is_empty() {
+        MANUALS.iter().map(PathBuf::from).collect()
+    } else {
+        arguments.manuals.clone()
+    };
+    for manual in manuals {
+        let text = fs::read_to_string(paths::root().join(&manual))
+            .with_context(|| format!("could not read {}", manual.display()))?;
+        for step in steps(&manual.display().to_string(), &text)? {
+            if step.sequence != arguments.sequence {
+                continue;
+            }
+            if arguments.list {
+                println!("# {}\n{}", step.place, step.script);
+                continue;
+            }
+            run::say(format!("{}\n{}", step.place, step.script.trim_end()));
+            print!("{}", step.run(&[])?);
+        }
+    }
+    Ok(())
+}
