@@ -110,6 +110,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
     let enrolment =
         Enrolment::new(&config.node, snapshots, (capture, identity), &workers, &metrics)?;
+    // For whoever tells the cluster, or holds a pod's start back until it is in.
+    let _steered = enrolment.steered();
     front.spawn("enrolment", enrolment.run(readiness.clone(), front.token()));
 
     let outcome = until_stop([&mut front, &mut tasks], &workers).await;

@@ -13,7 +13,9 @@ pub mod file;
 mod model;
 mod pod_uid;
 mod snapshot;
+mod steered;
 
 pub use model::{MtlsMode, PeerAuthentication, Workload, WorkloadKey};
 pub use pod_uid::{PodUid, PodUidError};
 pub use snapshot::{Snapshot, SnapshotError};
+pub use steered::Steered;

@@ -12,7 +12,7 @@ use crate::{
     identity::{IdentityHold, IdentityStore},
     observe::{Metrics, Readiness},
     policy,
-    workload::{Snapshot, Workload, WorkloadKey},
+    workload::{Snapshot, Steered, Workload, WorkloadKey},
 };
 
 /// How soon an enrolment that failed is tried again: most often a pod's namespace is not there
@@ -36,6 +36,7 @@ pub(super) struct Enrolment {
     capture: Capture,
     identity: IdentityStore,
     workers: Arc<Workers>,
+    steered: watch::Sender<Arc<Steered>>,
     enrolled: IntGauge,
     missing: IntGauge,
     failures: IntCounter,
@@ -69,7 +70,26 @@ impl Enrolment {
         metrics.register(missing.clone())?;
         metrics.register(failures.clone())?;
         let (node, workers) = (node.to_owned(), Arc::clone(workers));
-        Ok(Self { node, snapshots, capture, identity, workers, enrolled, missing, failures })
+        let steered = watch::Sender::default();
+        Ok(Self {
+            node,
+            snapshots,
+            capture,
+            identity,
+            workers,
+            steered,
+            enrolled,
+            missing,
+            failures,
+        })
+    }
+
+    /// What is steered, from now on: a workload comes in once all its connections are captured,
+    /// and is out before the first of them is not.
+    ///
+    /// Its end says nothing of the workloads: they stay enrolled for the next agent.
+    pub(super) fn steered(&self) -> watch::Receiver<Arc<Steered>> {
+        self.steered.subscribe()
     }
 
     /// Follows the snapshots until `cancel`; `ready` is told once the first one has been acted
@@ -142,10 +162,10 @@ impl Enrolment {
             })
             .map(|(key, _)| key.clone())
             .collect();
-        for key in leaving {
-            if let Some(local) = locals.remove(&key) {
-                self.release(&key, &local).await;
-            }
+        let left: Vec<_> = leaving.iter().filter_map(|key| locals.remove_entry(key)).collect();
+        self.tell(locals);
+        for (key, local) in &left {
+            self.release(key, local).await;
         }
         let unwanted: Vec<_> =
             self.capture.fenced().filter(|key| !wanted.contains_key(key)).cloned().collect();
@@ -166,10 +186,25 @@ impl Enrolment {
                 Some(local) => drop(locals.insert(key, local)),
                 None => failed += 1,
             }
+            // After each, not after all: somebody may hold back the start of this very pod.
+            self.tell(locals);
         }
+        self.tell(locals);
         self.enrolled.set(i64::try_from(locals.len()).unwrap_or(i64::MAX));
         self.missing.set(i64::try_from(failed).unwrap_or(i64::MAX));
         Ok(failed)
+    }
+
+    fn tell(&self, locals: &HashMap<WorkloadKey, Local>) {
+        self.steered.send_if_modified(|told| {
+            let steered: Steered =
+                locals.values().map(|local| Arc::clone(&local.workload)).collect();
+            let changed = **told != steered;
+            if changed {
+                *told = Arc::new(steered);
+            }
+            changed
+        });
     }
 
     async fn enrol(
@@ -204,5 +239,9 @@ impl Enrolment {
 
 /// Whether nothing has changed that the kernel was told. Labels are read anew for each flow.
 fn same_place(now: &Workload, then: &Workload) -> bool {
-    now.addresses == then.addresses && now.netns == then.netns && now.identity == then.identity
+    let other_pod = now.uid.is_some() && then.uid.is_some() && now.uid != then.uid;
+    !other_pod
+        && now.addresses == then.addresses
+        && now.netns == then.netns
+        && now.identity == then.identity
 }
