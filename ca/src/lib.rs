@@ -27,6 +27,7 @@ pub mod authority;
 pub mod cli;
 pub mod directory;
 pub mod duration;
+pub mod enrolment;
 pub mod heard;
 pub mod jwt;
 mod metrics;
