@@ -185,18 +185,11 @@ pub async fn plaintext(captured: Captured, stages: &Stages) {
         destination_address: to,
         hbone_address: None,
     };
-    let decide = |snapshot: &Snapshot| {
-        let destination = current(snapshot, &captured.pod);
-        let flow = InboundFlow {
-            destination: &destination,
-            port: to.port(),
-            source,
-            peer: None,
-            from_node,
-        };
-        policy::inbound(snapshot, &flow)
+    let decide = |snapshot: &Snapshot, decide: Decide| {
+        let destination = &current(snapshot, &captured.pod);
+        decide(snapshot, &InboundFlow { destination, to, source, peer: None, from_node })
     };
-    if let Inbound::Refuse(refusal) = decide(&snapshot) {
+    if let Inbound::Refuse(refusal) = decide(&snapshot, at_first) {
         refused(stages, labels, &refusal);
         return reset(captured.stream);
     }
@@ -210,7 +203,7 @@ pub async fn plaintext(captured: Captured, stages: &Stages) {
     };
     let flow = stages.metrics.open(labels);
     let relayed = relay::sockets(application.socket(), outside.socket(), &flow);
-    match until_refused(relayed, stages, decide).await {
+    match until_refused(relayed, stages, &captured.pod, decide).await {
         Ok(ended) => close(flow, ended, [application, outside]),
         Err(refusal) => flow.close(Reason::PolicyChanged, Some(&refusal)),
     }
@@ -286,15 +279,12 @@ impl Tunnelled {
         let snapshot = stages.snapshot();
         let peer = incoming.peer.clone();
         let labels = self.labels(&snapshot, &peer, to);
-        let decide = |snapshot: &Snapshot| {
-            let destination = current(snapshot, &self.pod);
-            let (port, source, peer) = (to.port(), self.source, Some(&peer));
-            policy::inbound(
-                snapshot,
-                &InboundFlow { destination: &destination, port, source, peer, from_node: false },
-            )
+        let decide = |snapshot: &Snapshot, decide: Decide| {
+            let destination = &current(snapshot, &self.pod);
+            let (source, peer) = (self.source, Some(&peer));
+            decide(snapshot, &InboundFlow { destination, to, source, peer, from_node: false })
         };
-        if let Inbound::Refuse(refusal) = decide(&snapshot) {
+        if let Inbound::Refuse(refusal) = decide(&snapshot, at_first) {
             refused(&stages, labels, &refusal);
             return incoming.refuse(Refused::Denied);
         }
@@ -321,7 +311,7 @@ impl Tunnelled {
         };
         let flow = stages.metrics.open(labels);
         let relayed = relay::stream(application.socket(), send, receive, &flow);
-        match until_refused(relayed, &stages, decide).await {
+        match until_refused(relayed, &stages, &self.pod, decide).await {
             Ok(ended) => close(flow, ended.map_err(|seen| cut.explain(seen)), [application]),
             Err(refusal) => flow.close(Reason::PolicyChanged, Some(&refusal)),
         }
@@ -375,22 +365,46 @@ enum TargetError {
     IllegalPort { to: SocketAddr },
 }
 
+/// One of the ways to ask about an inbound flow.
+type Decide = fn(&Snapshot, &InboundFlow<'_>) -> Inbound;
+
+/// Decides a flow that has just come, and tells of policies in a dry run that would refuse it.
+fn at_first(snapshot: &Snapshot, flow: &InboundFlow<'_>) -> Inbound {
+    let decision = policy::inbound(snapshot, flow);
+    if let (Inbound::Allow(_), Some(rule)) = (&decision, policy::would_refuse(snapshot, flow)) {
+        let peer = flow.peer.map_or("none", SpiffeId::as_str);
+        tracing::info!(
+            source = %flow.source, to = %flow.to, peer, %rule,
+            "a policy in a dry run would refuse"
+        );
+    }
+    decision
+}
+
 /// Runs `relayed`, and ends it as soon as a new snapshot refuses the flow.
 async fn until_refused<T>(
     relayed: impl Future<Output = T>,
     stages: &Stages,
-    decide: impl Fn(&Snapshot) -> Inbound,
+    pod: &Pod,
+    decide: impl Fn(&Snapshot, Decide) -> Inbound,
 ) -> Result<T, Refusal> {
     let mut snapshots = stages.snapshots.clone();
     let refusal = async {
+        let mut last = None;
         loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            // Most snapshots are about other pods, and there may be many flows.
+            let decisive = (Arc::clone(snapshot.policies()), current(&snapshot, pod));
+            let same = last.as_ref().is_some_and(|(policies, workload)| {
+                Arc::ptr_eq(policies, &decisive.0) && Arc::ptr_eq(workload, &decisive.1)
+            });
+            if !same && let Inbound::Refuse(refusal) = decide(&snapshot, policy::inbound) {
+                return refusal;
+            }
+            last = Some(decisive);
             // The snapshots' source ends only with the agent.
             if snapshots.changed().await.is_err() {
                 std::future::pending::<()>().await;
-            }
-            let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            if let Inbound::Refuse(refusal) = decide(&snapshot) {
-                return refusal;
             }
         }
     };

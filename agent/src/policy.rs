@@ -3,13 +3,17 @@
 //!
 //! ```text
 //!  outbound: destination ──▶ Tunnel | Passthrough | Refuse        what is known of the destination
-//!  inbound:  peer, port  ──▶ Allow | Refuse                       PeerAuthentication
+//!  inbound:  peer, port  ──▶ Allow | Refuse                       PeerAuthentication,
+//!                                                               AuthorizationPolicy
 //! ```
 //!
 //! No I/O, no clock, no lock: the data path, `tls-check` and `explain` all ask the same
 //! functions. What a client *sends* is decided by what is known of the destination, never by a
 //! PeerAuthentication; that one says what a server *takes*.
 
+mod authorization;
+#[cfg(test)]
+mod authorization_tests;
 mod inbound;
 mod outbound;
 mod peer_authentication;
@@ -17,6 +21,7 @@ mod peer_authentication;
 mod tests;
 mod verdict;
 
+pub use authorization::{Authorization, authorization, would_refuse};
 pub use inbound::{Allowed, Inbound, InboundFlow, accepts_plaintext_everywhere, inbound};
 pub use outbound::{Outbound, PassthroughReason, outbound};
 pub use peer_authentication::{Acceptance, Effective, effective};

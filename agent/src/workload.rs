@@ -9,13 +9,20 @@
 //! A [`Snapshot`] is replaced as a whole and never changed, so that nobody sees a workload
 //! without the policies that came with it.
 
+pub mod authorization;
+pub mod documents;
 pub mod file;
 mod model;
 mod pod_uid;
+mod policies;
+mod report;
 mod snapshot;
 mod steered;
 
+pub use authorization::AuthorizationPolicy;
 pub use model::{MtlsMode, PeerAuthentication, Workload, WorkloadKey};
 pub use pod_uid::{PodUid, PodUidError};
+pub use policies::Policies;
+pub use report::PolicyReport;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use steered::Steered;

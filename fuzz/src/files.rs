@@ -23,5 +23,5 @@ pub(crate) fn workloads(input: &[u8]) -> Verdict {
 
 pub(crate) fn policies(input: &[u8]) -> Verdict {
     let Ok(text) = std::str::from_utf8(input) else { return Verdict::Refused };
-    Verdict::of(&policies::parse(Path::new("policies.yaml"), text))
+    Verdict::of(&policies::parse(Path::new("policies.yaml"), text, "istio-system"))
 }

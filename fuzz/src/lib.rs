@@ -14,6 +14,7 @@ mod authority;
 mod bundle;
 mod chain;
 mod csr;
+mod documents;
 mod files;
 mod messages;
 mod names;
@@ -50,11 +51,12 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "authority", run: authority::run },
     Target { name: "bundle", run: bundle::run },
     Target { name: "chain", run: chain::run },
     Target { name: "csr", run: csr::run },
+    Target { name: "documents", run: documents::run },
     Target { name: "istio_request", run: messages::istio_request },
     Target { name: "ca_messages", run: messages::ca_messages },
     Target { name: "policies", run: files::policies },

@@ -85,6 +85,10 @@ fn honest(target: &str) -> Vec<Vec<u8>> {
             "  name: p\n  namespace: n\n  creationTimestamp: \"2026-01-01T00:00:00Z\"\nspec:\n",
             "  selector:\n    matchLabels: {app: a}\n  portLevelMtls:\n    8080: {mode: DISABLE}\n"
         )],
+        "documents" => &[
+            include_str!("../corpus/documents/honest-0"),
+            include_str!("../corpus/documents/honest-1"),
+        ],
         _ => return honest_bytes(target),
     };
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()

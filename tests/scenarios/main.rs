@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent_down;
+mod authorization;
 mod backpressure;
 mod certs;
 mod churn;

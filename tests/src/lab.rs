@@ -123,7 +123,7 @@ impl Lab {
         self.own_settings[id.index()].set(section, key, value);
     }
 
-    /// Replaces the policies: a stream of `PeerAuthentication` documents.
+    /// Replaces the policies: a stream of Istio documents.
     ///
     /// # Errors
     /// The file could not be written.

@@ -134,6 +134,20 @@ impl Metrics {
         Ok(gauge)
     }
 
+    /// Makes and registers a family of gauges with these labels, for a stage of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Metrics::register`].
+    pub fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, RegisterError> {
+        self.0.registry.gauges(name, help, labels)
+    }
+
     /// The registry itself, for a stage that registers its collectors there.
     ///
     /// What is registered so is in [`Metrics::names`] only once it has a value.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use culvert_spiffe::SpiffeId;
 
 use super::ILLEGAL_PORTS;
+use super::authorization::{Authorization, authorization, may_refuse};
 use super::peer_authentication::{Acceptance, effective, ports_with_own_mode};
 use super::verdict::{Refusal, Rule};
 use crate::observe::Reason;
@@ -15,8 +16,8 @@ use crate::workload::{Snapshot, Workload};
 pub struct InboundFlow<'a> {
     /// The local workload.
     pub destination: &'a Workload,
-    /// The workload's own port, not a service's.
-    pub port: u16,
+    /// Where it goes: an address of the workload, and the workload's own port, not a service's.
+    pub to: SocketAddr,
     /// The peer's address as the kernel saw it.
     pub source: SocketAddr,
     /// Whom the TLS handshake proved the peer to be; none for plaintext.
@@ -49,39 +50,47 @@ impl Allowed {
 
 /// Decides a flow that arrives at a local workload.
 ///
-/// A peer with a proven identity is taken in any mode: DISABLE cannot turn off what a client
-/// sends. Plaintext is taken from the node's own host, so that the kubelet's probes work under
-/// STRICT, and else as [`effective`] says.
+/// First, is it protected as it must be? A peer with a proven identity is taken in any mode:
+/// DISABLE cannot turn off what a client sends. Plaintext is taken as [`effective`] says. Then, may
+/// this peer? As [`authorization`] says.
+///
+/// Plaintext from the node's own host is not asked about, so that the kubelet's probes work whatever
+/// the policies.
 pub fn inbound(snapshot: &Snapshot, flow: &InboundFlow<'_>) -> Inbound {
-    if ILLEGAL_PORTS.contains(&flow.port) {
-        return Inbound::Refuse(Refusal {
-            reason: Reason::IllegalPort,
-            rule: Rule::IllegalPort(flow.port),
-        });
+    let refuse = |reason, rule| Inbound::Refuse(Refusal { reason, rule });
+    let port = flow.to.port();
+    if ILLEGAL_PORTS.contains(&port) {
+        return refuse(Reason::IllegalPort, Rule::IllegalPort(port));
     }
-    if flow.peer.is_some() {
-        return Inbound::Allow(Allowed { rule: Rule::MutualTls });
-    }
-    if flow.from_node {
+    let protected = if flow.peer.is_some() {
+        Rule::MutualTls
+    } else if flow.from_node {
         return Inbound::Allow(Allowed { rule: Rule::NodeHost });
-    }
-    let effective = effective(snapshot, flow.destination, Some(flow.port));
-    match effective.acceptance {
-        Acceptance::PlaintextToo => Inbound::Allow(Allowed { rule: effective.rule }),
-        Acceptance::MutualTlsOnly => {
-            Inbound::Refuse(Refusal { reason: Reason::PlaintextRefused, rule: effective.rule })
+    } else {
+        let effective = effective(snapshot, flow.destination, Some(port));
+        match effective.acceptance {
+            Acceptance::PlaintextToo => effective.rule,
+            Acceptance::MutualTlsOnly => {
+                return refuse(Reason::PlaintextRefused, effective.rule);
+            }
         }
+    };
+    match authorization(snapshot, flow) {
+        Authorization::NotAsked => Inbound::Allow(Allowed { rule: protected }),
+        Authorization::Allow(rule) => Inbound::Allow(Allowed { rule }),
+        Authorization::Refuse(rule) => refuse(Reason::PolicyDenied, rule),
     }
 }
 
-/// Whether every port of the workload takes plaintext, so that nothing is left to decide for each
-/// connection.
+/// Whether every port of the workload takes plaintext from everybody, so that nothing is left to
+/// decide for each connection.
 ///
 /// The ports that the mesh listens on are no ports of the workload.
 pub fn accepts_plaintext_everywhere(snapshot: &Snapshot, workload: &Workload) -> bool {
     let plaintext =
         |port| effective(snapshot, workload, port).acceptance == Acceptance::PlaintextToo;
-    plaintext(None)
+    !may_refuse(snapshot, workload)
+        && plaintext(None)
         && ports_with_own_mode(snapshot, workload)
             .filter(|port| !ILLEGAL_PORTS.contains(port))
             .all(|port| plaintext(Some(port)))

@@ -78,17 +78,17 @@ impl<'a> Levels<'a> {
     fn of(snapshot: &'a Snapshot, workload: &Workload) -> Self {
         let root = snapshot.root_namespace();
         let mut levels = Self::default();
-        for policy in snapshot.peer_authentications() {
-            let level = if policy.has_selector() {
-                // Istio knows no selector in the root namespace, not even for its own workloads.
-                if policy.namespace == root || !policy.selects(workload) {
-                    continue;
-                }
-                &mut levels.workload
-            } else if policy.namespace == root {
-                &mut levels.mesh
-            } else if policy.namespace == workload.namespace {
+        let policies = snapshot.policies();
+        // Istio knows no selector in the root namespace, not even for its own workloads.
+        levels.mesh = policies.peer_authentications_in(root).find(|policy| !policy.has_selector());
+        if workload.namespace == root {
+            return levels;
+        }
+        for policy in policies.peer_authentications_in(&workload.namespace) {
+            let level = if !policy.has_selector() {
                 &mut levels.namespace
+            } else if policy.selects(workload) {
+                &mut levels.workload
             } else {
                 continue;
             };

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::observe::Reason;
-use crate::workload::{MtlsMode, PeerAuthentication, Snapshot, Workload};
+use crate::workload::{MtlsMode, PeerAuthentication, Policies, Snapshot, Workload};
 
 const ROOT: &str = "istio-system";
 
@@ -52,12 +52,13 @@ fn with_port(mut policy: PeerAuthentication, port: u16, mode: MtlsMode) -> PeerA
 }
 
 fn snapshot(workloads: Vec<Workload>, policies: Vec<PeerAuthentication>) -> Snapshot {
-    Snapshot::new(1, trust_domain(), ROOT, workloads, policies).unwrap()
+    Snapshot::new(1, trust_domain(), ROOT, workloads, Policies::new(policies, vec![])).unwrap()
 }
 
 fn plaintext(destination: &Workload, port: u16) -> InboundFlow<'_> {
     let source = SocketAddr::from(([10, 9, 9, 9], 40000));
-    InboundFlow { destination, port, source, peer: None, from_node: false }
+    let to = SocketAddr::new(destination.addresses[0], port);
+    InboundFlow { destination, to, source, peer: None, from_node: false }
 }
 
 fn refused_by(snapshot: &Snapshot, flow: &InboundFlow<'_>) -> Option<String> {

@@ -16,6 +16,24 @@ pub enum Rule {
         /// The port whose own mode decided.
         port: Option<u16>,
     },
+    /// A rule of an AuthorizationPolicy matched.
+    AuthorizationPolicy {
+        /// Namespace of the policy.
+        namespace: String,
+        /// Name of the policy.
+        name: String,
+        /// Where the rule stands in `spec.rules`, from 0.
+        rule: usize,
+    },
+    /// There are ALLOW policies about the workload, and none of their rules matched.
+    NothingAllows {
+        /// Namespace of the first of them.
+        namespace: String,
+        /// Name of the first of them.
+        name: String,
+        /// How many more there are.
+        others: usize,
+    },
     /// No PeerAuthentication says anything: both plaintext and mutual TLS are taken.
     Default,
     /// The peer proved an identity.
@@ -34,6 +52,13 @@ impl fmt::Display for Rule {
             }
             Self::PeerAuthentication { namespace, name, port: Some(port) } => {
                 write!(f, "PeerAuthentication {namespace}/{name} (port {port})")
+            }
+            Self::AuthorizationPolicy { namespace, name, rule } => {
+                write!(f, "AuthorizationPolicy {namespace}/{name} (rules[{rule}])")
+            }
+            Self::NothingAllows { namespace, name, others } => {
+                write!(f, "no rule allows it: AuthorizationPolicy {namespace}/{name}")?;
+                if *others > 0 { write!(f, " and {others} more") } else { Ok(()) }
             }
             Self::Default => f.write_str("no PeerAuthentication, so PERMISSIVE"),
             Self::MutualTls => f.write_str("mutual TLS"),

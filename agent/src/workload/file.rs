@@ -1,6 +1,7 @@
 //! The mesh from two files, watched: an edit takes effect at once, a bad one does nothing but say
 //! so.
 
+mod located;
 pub mod policies;
 #[cfg(test)]
 mod tests;
@@ -16,9 +17,11 @@ use prometheus::{IntCounterVec, IntGauge};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::report::PolicyReport;
 use super::snapshot::{Snapshot, SnapshotError};
 use crate::config::{Config, YamlError};
 use crate::observe::{Metrics, RegisterError};
+use policies::{PolicyFile, PolicyNews};
 use watcher::Watcher;
 
 /// The most a file may hold: some hundred thousand workloads.
@@ -107,6 +110,7 @@ pub struct Source {
     last: Result<Texts, String>,
     reloads: IntCounterVec,
     entries: IntGauge,
+    report: PolicyReport,
 }
 
 impl Source {
@@ -129,10 +133,12 @@ impl Source {
             reloads.with_label_values(&[result]);
         }
         let texts = files.read()?;
-        let snapshot = files.parse(&texts, 1)?;
+        let mut report = PolicyReport::register(metrics)?;
+        let (snapshot, PolicyNews { documents, findings }) = files.parse(&texts, 1)?;
+        report.tell(documents, &findings);
         entries.set(count(&snapshot));
         let (publish, receiver) = watch::channel(Arc::new(snapshot));
-        Ok((Self { files, publish, last: Ok(texts), reloads, entries }, receiver))
+        Ok((Self { files, publish, last: Ok(texts), reloads, entries, report }, receiver))
     }
 
     /// Follows the files until `stop` is cancelled.
@@ -164,12 +170,13 @@ impl Source {
         }
         let generation = self.publish.borrow().generation + 1;
         match self.files.parse(&texts, generation) {
-            Ok(snapshot) => {
+            Ok((snapshot, PolicyNews { documents, findings })) => {
+                self.report.tell(documents, &findings);
                 let mended = std::mem::replace(&mut self.last, Ok(texts)).is_err();
                 self.reloads.with_label_values(&["ok"]).inc();
                 self.entries.set(count(&snapshot));
                 let workloads = snapshot.workloads().len();
-                let policies = snapshot.peer_authentications().len();
+                let policies = snapshot.policies().len();
                 let snapshot = Arc::new(snapshot);
                 let changed = self.publish.send_if_modified(|current| {
                     let changed = !current.same_content(&snapshot);
@@ -211,21 +218,22 @@ impl Files {
         })
     }
 
-    fn parse(&self, texts: &Texts, generation: u64) -> Result<Snapshot, FileError> {
+    fn parse(&self, texts: &Texts, generation: u64) -> Result<(Snapshot, PolicyNews), FileError> {
         let workloads =
             workloads::parse(&self.workloads, &texts.workloads, &self.trust_domain, &self.node)?;
-        let policies = match (&self.policies, &texts.policies) {
-            (Some(path), Some(text)) => policies::parse(path, text)?,
-            _ => Vec::new(),
+        let PolicyFile { policies, news } = match (&self.policies, &texts.policies) {
+            (Some(path), Some(text)) => policies::parse(path, text, &self.root_namespace)?,
+            _ => PolicyFile::default(),
         };
-        Snapshot::new(
+        let snapshot = Snapshot::new(
             generation,
             self.trust_domain.clone(),
             &self.root_namespace,
             workloads,
             policies,
         )
-        .map_err(|source| FileError::Contradiction { path: self.workloads.clone(), source })
+        .map_err(|source| FileError::Contradiction { path: self.workloads.clone(), source })?;
+        Ok((snapshot, news))
     }
 }
 

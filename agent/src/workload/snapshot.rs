@@ -7,6 +7,7 @@ use std::sync::Arc;
 use culvert_spiffe::TrustDomain;
 
 use super::model::{PeerAuthentication, Workload, WorkloadKey};
+use super::policies::Policies;
 
 /// Everything the agent knows of the mesh at one moment.
 ///
@@ -20,8 +21,7 @@ pub struct Snapshot {
     workloads: Vec<Arc<Workload>>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     by_key: HashMap<WorkloadKey, Arc<Workload>>,
-    // Oldest first, so that the first match of a level is the one that counts.
-    peer_authentications: Vec<PeerAuthentication>,
+    policies: Arc<Policies>,
 }
 
 /// Two entries that cannot both be true.
@@ -44,7 +44,8 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    /// Puts a snapshot together.
+    /// Puts a snapshot together. What has not changed since the last one is best handed over as
+    /// the `Arc` that it was: who compares two snapshots then sees it at a glance.
     ///
     /// # Errors
     ///
@@ -53,10 +54,10 @@ impl Snapshot {
         generation: u64,
         trust_domain: TrustDomain,
         root_namespace: &str,
-        workloads: Vec<Workload>,
-        mut peer_authentications: Vec<PeerAuthentication>,
+        workloads: Vec<impl Into<Arc<Workload>>>,
+        policies: impl Into<Arc<Policies>>,
     ) -> Result<Self, SnapshotError> {
-        let workloads: Vec<_> = workloads.into_iter().map(Arc::new).collect();
+        let workloads: Vec<Arc<Workload>> = workloads.into_iter().map(Into::into).collect();
         let mut by_address = HashMap::new();
         let mut by_key = HashMap::with_capacity(workloads.len());
         for workload in &workloads {
@@ -74,9 +75,6 @@ impl Snapshot {
                 });
             }
         }
-        peer_authentications.sort_by(|a, b| {
-            (a.created, &a.namespace, &a.name).cmp(&(b.created, &b.namespace, &b.name))
-        });
         Ok(Self {
             generation,
             trust_domain,
@@ -84,7 +82,7 @@ impl Snapshot {
             workloads,
             by_address,
             by_key,
-            peer_authentications,
+            policies: policies.into(),
         })
     }
 
@@ -108,9 +106,14 @@ impl Snapshot {
         &self.workloads
     }
 
+    /// Every policy of the mesh.
+    pub fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
     /// Every PeerAuthentication, oldest first.
     pub fn peer_authentications(&self) -> &[PeerAuthentication] {
-        &self.peer_authentications
+        self.policies.peer_authentications()
     }
 
     /// The trust domain of every identity here.
@@ -128,6 +131,6 @@ impl Snapshot {
         self.trust_domain == other.trust_domain
             && self.root_namespace == other.root_namespace
             && self.workloads == other.workloads
-            && self.peer_authentications == other.peer_authentications
+            && (Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies)
     }
 }

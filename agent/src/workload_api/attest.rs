@@ -170,6 +170,7 @@ mod tests {
 
     use super::*;
     use crate::sys::peer::PeerProcess;
+    use crate::workload::Policies;
 
     fn workload(name: &str, netns: &Path) -> Workload {
         let domain = "cluster.local".parse().unwrap();
@@ -189,7 +190,8 @@ mod tests {
     /// An attestor that takes this very process for one of a pod, and its peer.
     fn attest(host: NamespaceId, workloads: Vec<Workload>) -> Result<Arc<Workload>, Refusal> {
         let domain = "cluster.local".parse().unwrap();
-        let snapshot = Snapshot::new(1, domain, "istio-system", workloads, Vec::new()).unwrap();
+        let snapshot =
+            Snapshot::new(1, domain, "istio-system", workloads, Policies::default()).unwrap();
         let (_keep, snapshots) = watch::channel(Arc::new(snapshot));
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let caller = Caller::new(PeerProcess::of(&ours).ok());

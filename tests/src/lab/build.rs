@@ -58,7 +58,7 @@ impl Builder {
         self
     }
 
-    /// Policies from the start: a stream of `PeerAuthentication` documents.
+    /// Policies from the start: a stream of Istio documents.
     #[must_use]
     pub fn policies(mut self, text: &str) -> Self {
         text.clone_into(&mut self.policies);

@@ -1,6 +1,9 @@
-//! `policies.yaml`: a stream of Istio's PeerAuthentication documents, unchanged.
+//! `policies.yaml`: a stream of Istio's PeerAuthentication and AuthorizationPolicy documents,
+//! unchanged.
 //!
-//! Source: istio/api `security/v1beta1/peer_authentication.proto` and its CRD rules.
+//! What a document says is read by [`crate::workload::documents`], as in a cluster. But a person
+//! who writes a file is there to mend it: what is wrong is refused with its place, where a cluster
+//! would go by the stricter reading.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -11,8 +14,12 @@ use serde_saphyr::{Location, Spanned};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::located::{Located, Place};
 use crate::config::{YamlError, is_dns_label, is_dns_name, yaml};
-use crate::workload::model::{MtlsMode, PeerAuthentication};
+use crate::workload::documents::{
+    Code, Effect, Findings, Metadata, authorization_policy, peer_authentication,
+};
+use crate::workload::{AuthorizationPolicy, PeerAuthentication, Policies};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -20,7 +27,7 @@ struct RawPolicy {
     api_version: Spanned<String>,
     kind: Spanned<String>,
     metadata: RawMetadata,
-    spec: Option<RawSpec>,
+    spec: Option<Spanned<Located>>,
     #[serde(default, rename = "status")]
     _status: IgnoredAny,
 }
@@ -32,10 +39,10 @@ struct RawMetadata {
     name: Spanned<String>,
     namespace: Option<Spanned<String>>,
     creation_timestamp: Option<Spanned<String>>,
-    #[serde(default, rename = "labels")]
-    _labels: IgnoredAny,
-    #[serde(default, rename = "annotations")]
-    _annotations: IgnoredAny,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
     #[serde(default, rename = "uid")]
     _uid: IgnoredAny,
     #[serde(default, rename = "resourceVersion")]
@@ -46,90 +53,127 @@ struct RawMetadata {
     _managed_fields: IgnoredAny,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawSpec {
-    selector: Option<RawSelector>,
-    mtls: Option<RawMtls>,
-    port_level_mtls: Option<Spanned<BTreeMap<String, Spanned<RawMtls>>>>,
+/// What stands in a policies file.
+#[derive(Debug, Default)]
+pub struct PolicyFile {
+    /// The policies that are in force.
+    pub policies: Policies,
+    /// What is to be told of the documents.
+    pub news: PolicyNews,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawSelector {
-    #[serde(default)]
-    match_labels: BTreeMap<String, String>,
+/// What is to be told of the documents.
+#[derive(Debug, Default)]
+pub struct PolicyNews {
+    /// How many there are.
+    pub documents: usize,
+    /// What of them does not hold as it is written, each with the policy's kind and name.
+    pub findings: Vec<(String, Findings)>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMtls {
-    #[serde(default)]
-    mode: RawMode,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-enum RawMode {
-    #[default]
-    Unset,
-    Disable,
-    Permissive,
-    Strict,
-}
-
-impl From<RawMtls> for MtlsMode {
-    fn from(raw: RawMtls) -> Self {
-        match raw.mode {
-            RawMode::Unset => Self::Unset,
-            RawMode::Disable => Self::Disable,
-            RawMode::Permissive => Self::Permissive,
-            RawMode::Strict => Self::Strict,
-        }
-    }
-}
-
-/// Reads the text of a policies file.
+/// Reads the text of a policies file for a mesh of this root namespace.
 ///
 /// # Errors
 ///
-/// [`YamlError`] at the first document that is wrong in itself or has the name of an earlier one.
-pub fn parse(file: &Path, text: &str) -> Result<Vec<PeerAuthentication>, YamlError> {
+/// [`YamlError`] at the first document that is wrong in itself or has the name of an earlier one
+/// of its kind.
+pub fn parse(file: &Path, text: &str, root_namespace: &str) -> Result<PolicyFile, YamlError> {
     let raw: Vec<RawPolicy> = yaml::stream(file, text)?;
-    let mut parser = Parser { file, seen: HashMap::new() };
-    raw.into_iter().map(|raw| parser.policy(raw)).collect()
+    let mut parser = Parser {
+        file,
+        root_namespace,
+        seen: HashMap::new(),
+        peer_authentications: Vec::new(),
+        authorization_policies: Vec::new(),
+        findings: Vec::new(),
+    };
+    for raw in raw {
+        parser.policy(raw)?;
+    }
+    let Parser { peer_authentications, authorization_policies, findings, seen, .. } = parser;
+    let policies = Policies::new(peer_authentications, authorization_policies);
+    Ok(PolicyFile { policies, news: PolicyNews { documents: seen.len(), findings } })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    PeerAuthentication,
+    AuthorizationPolicy,
 }
 
 struct Parser<'a> {
     file: &'a Path,
-    // Namespace and name of each document so far, and its line.
-    seen: HashMap<(String, String), u64>,
+    root_namespace: &'a str,
+    // Kind, namespace and name of each document so far, and its line.
+    seen: HashMap<(Kind, String, String), u64>,
+    peer_authentications: Vec<PeerAuthentication>,
+    authorization_policies: Vec<AuthorizationPolicy>,
+    findings: Vec<(String, Findings)>,
 }
 
 impl Parser<'_> {
-    fn policy(&mut self, raw: RawPolicy) -> Result<PeerAuthentication, YamlError> {
+    fn policy(&mut self, raw: RawPolicy) -> Result<(), YamlError> {
         let RawPolicy { api_version, kind, metadata, spec, .. } = raw;
         if !matches!(&*api_version.value, "security.istio.io/v1" | "security.istio.io/v1beta1") {
             let expected = "security.istio.io/v1 or security.istio.io/v1beta1";
             return Err(self.is_no(&api_version, "apiVersion", "version known here", expected));
         }
-        if kind.value != "PeerAuthentication" {
-            return Err(self.is_no(&kind, "kind", "kind known here", "PeerAuthentication"));
-        }
-        let created = self.created(metadata.creation_timestamp.as_ref())?;
-        let (namespace, name) = self.name(metadata)?;
-        let RawSpec { selector, mtls, port_level_mtls } = spec.unwrap_or_default();
-        let selector = selector.map(|selector| selector.match_labels).unwrap_or_default();
-        let ports = match port_level_mtls {
-            Some(ports) => self.ports(ports, !selector.is_empty())?,
-            None => BTreeMap::new(),
+        let own = match kind.value.as_str() {
+            "PeerAuthentication" => Kind::PeerAuthentication,
+            "AuthorizationPolicy" => Kind::AuthorizationPolicy,
+            _ => {
+                let expected = "PeerAuthentication or AuthorizationPolicy";
+                return Err(self.is_no(&kind, "kind", "kind known here", expected));
+            }
         };
-        let mode = mtls.map(MtlsMode::from).unwrap_or_default();
-        Ok(PeerAuthentication { name, namespace, created, selector, mode, ports })
+        let place = metadata.name.referenced;
+        let metadata = self.metadata(own, metadata)?;
+        let value = spec.as_ref().map(|spec| spec.value.to_value()).unwrap_or_default();
+        let findings = match own {
+            Kind::PeerAuthentication => {
+                let read = peer_authentication(&metadata, &value, self.root_namespace);
+                self.peer_authentications.extend(read.policy);
+                read.findings
+            }
+            Kind::AuthorizationPolicy => {
+                let read = authorization_policy(&metadata, &value);
+                self.authorization_policies.extend(read.policy);
+                read.findings
+            }
+        };
+        self.refuse_wrong(&findings, place, spec.as_ref())?;
+        if !findings.is_empty() {
+            let Metadata { namespace, name, .. } = &metadata;
+            self.findings.push((format!("{} {namespace}/{name}", kind.value), findings));
+        }
+        Ok(())
     }
 
-    fn name(&mut self, metadata: RawMetadata) -> Result<(String, String), YamlError> {
-        let RawMetadata { name, namespace, .. } = metadata;
+    /// The first thing that is wrong, with its place; what is only to be known passes.
+    fn refuse_wrong(
+        &self,
+        findings: &Findings,
+        name: Location,
+        spec: Option<&Spanned<Located>>,
+    ) -> Result<(), YamlError> {
+        let Some(finding) = findings.iter().find(|finding| finding.effect == Effect::Refused)
+        else {
+            return Ok(());
+        };
+        let place = match (spec, finding.path.steps().split_first()) {
+            (Some(spec), Some((_, rest))) => {
+                let whole = Place { key: spec.referenced, value: spec.referenced };
+                let found = spec.value.place(rest, whole);
+                if finding.code == Code::UnknownField { found.key } else { found.value }
+            }
+            _ => name,
+        };
+        Err(YamlError::at(self.file, place, finding))
+    }
+
+    fn metadata(&mut self, kind: Kind, raw: RawMetadata) -> Result<Metadata, YamlError> {
+        let created = self.created(raw.creation_timestamp.as_ref())?;
+        let RawMetadata { name, namespace, labels, annotations, .. } = raw;
         if !is_dns_name(&name.value) {
             let expected = "a lower-case name of letters, digits, `-` and `.`";
             return Err(self.is_no(&name, "metadata.name", "name", expected));
@@ -143,13 +187,13 @@ impl Parser<'_> {
             // As kubectl does.
             None => "default".to_owned(),
         };
-        let key = (namespace, name.value);
-        if let Some(first) = self.seen.insert(key.clone(), name.referenced.line()) {
-            let problem = format!("`{}/{}` already stands on line {first}", key.0, key.1);
+        let key = (kind, namespace.clone(), name.value.clone());
+        if let Some(first) = self.seen.insert(key, name.referenced.line()) {
+            let problem = format!("`{namespace}/{}` already stands on line {first}", name.value);
             let expected = "one document for each name of a namespace";
             return Err(self.refuse(name.referenced, "metadata.name", &problem, expected));
         }
-        Ok(key)
+        Ok(Metadata { name: name.value, namespace, created, labels, annotations })
     }
 
     fn created(&self, text: Option<&Spanned<String>>) -> Result<Option<i128>, YamlError> {
@@ -159,32 +203,6 @@ impl Parser<'_> {
             self.is_no(text, "metadata.creationTimestamp", "time", expected)
         })?;
         Ok(Some(time.unix_timestamp_nanos()))
-    }
-
-    fn ports(
-        &self,
-        raw: Spanned<BTreeMap<String, Spanned<RawMtls>>>,
-        has_selector: bool,
-    ) -> Result<BTreeMap<u16, MtlsMode>, YamlError> {
-        const FIELD: &str = "spec.portLevelMtls";
-        if !has_selector && !raw.value.is_empty() {
-            let expected = "`spec.selector.matchLabels` to say whose ports are meant";
-            return Err(self.refuse(raw.referenced, FIELD, "there is no selector", expected));
-        }
-        let mut ports = BTreeMap::new();
-        for (text, mtls) in raw.value {
-            let port = text.parse::<u16>().ok().filter(|port| *port != 0);
-            let port = port.ok_or_else(|| {
-                let problem = format!("`{}` is no port", text.escape_debug());
-                self.refuse(mtls.referenced, FIELD, &problem, "a number from 1 to 65535")
-            })?;
-            // `80` and `080` are two keys and one port.
-            if ports.insert(port, mtls.value.into()).is_some() {
-                let problem = format!("port {port} is given twice");
-                return Err(self.refuse(mtls.referenced, FIELD, &problem, "each port once"));
-            }
-        }
-        Ok(ports)
     }
 
     fn is_no(&self, text: &Spanned<String>, field: &str, what: &str, expected: &str) -> YamlError {

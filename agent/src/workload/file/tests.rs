@@ -169,8 +169,8 @@ spec:
     mode: STRICT
 ";
 
-fn parse_policies(text: &str) -> Result<Vec<crate::workload::PeerAuthentication>, YamlError> {
-    policies::parse(Path::new("p.yaml"), text)
+fn parse_policies(text: &str) -> Result<PolicyFile, YamlError> {
+    policies::parse(Path::new("p.yaml"), text, "istio-system")
 }
 
 #[test]
@@ -195,6 +195,7 @@ spec:
 "
     ))
     .unwrap();
+    let found = found.policies.peer_authentications();
     assert_eq!(found.len(), 2);
     assert_eq!(found[0].mode, MtlsMode::Strict);
     assert!(!found[0].has_selector());
@@ -204,7 +205,7 @@ spec:
     assert_eq!(ports.mode, MtlsMode::Unset);
     assert_eq!(ports.ports[&80], MtlsMode::Disable);
     assert_eq!(ports.ports[&8443], MtlsMode::Strict);
-    assert!(parse_policies("").unwrap().is_empty());
+    assert!(parse_policies("").unwrap().policies.is_empty());
 }
 
 #[test]
@@ -227,13 +228,13 @@ fn wrong_policies_name_the_place_and_what_was_expected() {
         ),
         (
             with("mtls:", "mTLS:"),
-            "p.yaml:7:3: unknown field `mTLS`; expected one of `selector`, `mtls`, \
+            "p.yaml:7:3: `spec.mTLS`: unknown field; expected one of `selector`, `mtls`, \
              `portLevelMtls`",
         ),
         (
-            with("PeerAuthentication", "AuthorizationPolicy"),
-            "p.yaml:2:7: `kind`: `AuthorizationPolicy` is no kind known here; expected \
-             PeerAuthentication",
+            with("PeerAuthentication", "RequestAuthentication"),
+            "p.yaml:2:7: `kind`: `RequestAuthentication` is no kind known here; expected \
+             PeerAuthentication or AuthorizationPolicy",
         ),
         (
             with("v1beta1", "v2"),
@@ -242,17 +243,17 @@ fn wrong_policies_name_the_place_and_what_was_expected() {
         ),
         (
             format!("{STRICT}  portLevelMtls:\n    80: {{mode: STRICT}}\n"),
-            "p.yaml:10:5: `spec.portLevelMtls`: there is no selector; expected \
-             `spec.selector.matchLabels` to say whose ports are meant",
+            "p.yaml:10:5: `spec.portLevelMtls`: there is no selector, so the ports are ignored; \
+             expected `spec.selector.matchLabels` to say whose ports are meant",
         ),
         (
             format!("{STRICT}{ports}    70000: {{mode: STRICT}}\n"),
-            "p.yaml:11:12: `spec.portLevelMtls`: `70000` is no port; expected a number from 1 to \
-             65535",
+            "p.yaml:11:12: `spec.portLevelMtls.70000`: `70000` is no port; expected a number from \
+             1 to 65535",
         ),
         (
             format!("{STRICT}{ports}    0: {{mode: STRICT}}\n"),
-            "p.yaml:11:8: `spec.portLevelMtls`: `0` is no port; expected a number from 1 to 65535",
+            "p.yaml:11:8: `spec.portLevelMtls.0`: `0` is no port; expected a number from 1 to 65535",
         ),
         (
             with("namespace: default", "namespace: a.b"),
