@@ -43,11 +43,7 @@ enum Command {
     /// Write the container image, without a container engine.
     Image(image::Arguments),
     /// Make the Helm chart anew from the Kustomize base.
-    Manifests {
-        /// Only compare, and fail on a difference.
-        #[arg(long)]
-        check: bool,
-    },
+    Manifests(manifests::Arguments),
     /// Run the commands of the documentation on a cluster.
     Manual(manual::Arguments),
     /// Make the checked-in protocol code anew from its `.proto` files.
@@ -84,7 +80,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments).map(done),
         Command::Lab(action) => lab::run(&action),
-        Command::Manifests { check } => manifests::generate(check).map(done),
+        Command::Manifests(arguments) => manifests::run(&arguments).map(done),
         Command::Manual(arguments) => manual::run(&arguments).map(done),
         Command::Proto { check } => proto::generate(check).map(done),
     };

@@ -11,6 +11,7 @@
 //! `chart/values.yaml` is written by hand, for its comments; a test compares every default in it
 //! with what the base has at that place.
 
+mod rendered;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,26 @@ use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// What is done with the made files.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only compare them, and fail on a difference.
+    #[arg(long)]
+    check: bool,
+    /// Also render everything with the real `helm` and `kubectl`, and compare what they say.
+    #[arg(long)]
+    render: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    generate(arguments.check)?;
+    if arguments.render {
+        rendered::found()?.check()?;
+    }
+    Ok(())
+}
 
 /// What a template of the chart is made from.
 struct Part {
