@@ -22,17 +22,16 @@ use rtnetlink::{
 };
 use tokio::task::JoinSet;
 
-use crate::sys::netns::Netns;
+use crate::sys::{netns::Netns, sysctl};
 
 /// Where Linux lets a namespace's accepted sockets take over the mark of their SYN.
-const FWMARK_ACCEPT: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+const FWMARK_ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
 /// Where it lets answers without a socket take over the mark of what they answer.
-const FWMARK_REFLECT: [&str; 2] =
-    ["/proc/sys/net/ipv4/fwmark_reflect", "/proc/sys/net/ipv6/fwmark_reflect"];
+const FWMARK_REFLECT: [&str; 2] = ["net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"];
 /// Where it lets a connection take a port that waits in `TIME_WAIT` (RFC 6191). All steered
 /// connections of a pod have one far end, so a port that waits is missing for every destination:
 /// at five hundred connections a second the default range would be used up.
-const TW_REUSE: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
+const TW_REUSE: &str = "net/ipv4/tcp_tw_reuse";
 /// Index of `lo`: the first interface of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 /// Before the main table, after the local one.
@@ -96,14 +95,13 @@ impl Routes {
         v4: bool,
         v6: bool,
     ) -> Result<(), (Step, io::Error)> {
-        let set = |file: &'static str| {
-            netns.run(|| std::fs::write(file, "1")).and_then(|written| written)
-        };
-        set(TW_REUSE).map_err(|error| ("setting tcp_tw_reuse", error))?;
-        set(FWMARK_ACCEPT).map_err(|error| ("setting tcp_fwmark_accept", error))?;
-        for (_, file) in [v4, v6].into_iter().zip(FWMARK_REFLECT).filter(|(wanted, _)| *wanted) {
-            set(file).map_err(|error| ("setting fwmark_reflect", error))?;
-        }
+        let reflect = [v4, v6].into_iter().zip(FWMARK_REFLECT).filter(|(wanted, _)| *wanted);
+        let values: Vec<_> = [TW_REUSE, FWMARK_ACCEPT]
+            .into_iter()
+            .chain(reflect.map(|(_, name)| name))
+            .map(|name| (name, "1"))
+            .collect();
+        netns.run(|| sysctl::set(&values)).map_err(|error| ("entering", error))??;
         for family in families(v4, v6) {
             let added = self.handle.route().add(route(family)).replace().execute().await;
             existing_is_fine(added).map_err(|error| ("adding the local route", error))?;
@@ -124,6 +122,14 @@ impl Routes {
             removed.map_err(|error| ("removing the local route", netlink(error)))?;
         }
         Ok(())
+    }
+
+    /// Takes out whatever of it is there.
+    pub(super) async fn clear(&self) {
+        for (v4, v6) in [(true, false), (false, true)] {
+            // Most often there is nothing, which was what was wanted.
+            let _ = self.remove(v4, v6).await; // reason: see above
+        }
     }
 
     async fn handle_rule(&self, family: AddressFamily, add: bool) -> io::Result<()> {
