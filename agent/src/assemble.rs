@@ -10,28 +10,31 @@
 //! pass by `capture.whenAgentDown`, until the next agent takes over.
 
 mod enrolment;
+mod hand_over;
 mod kernel;
+mod removal;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    enrolment::Enrolment,
+    enrolment::{Enrolment, Kernel},
+    removal::Removal,
     worker::{Shared, Workers},
 };
 use crate::{
     admin,
-    capture::{self, Capture},
+    capture::{self, Capture, Leaving, Turn},
     config::{Config, Tunnel, WhenAgentDown},
     identity::{self, IdentityStore},
-    observe::{Metrics, Readiness, Routes, Server},
+    observe::{Health, Metrics, Pulses, Readiness, Routes, Server},
     supervise::Tasks,
     sys,
     tunnel::{Limits, TunnelMetrics},
@@ -51,15 +54,25 @@ const STOP: Duration = Duration::from_secs(5);
 /// What could not be started, or which part failed.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     sys::dump::forbid().context("cannot forbid core dumps, which would hold keys")?;
+    // Before all else: a container's first process ignores signals that it does not handle.
+    let mut stop = Stop::new()?;
     let open_files =
         sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
     tracing::info!(node = config.node, open_files, "agent starting");
     let metrics = Metrics::new()?;
     let mut tasks = Tasks::new(CancellationToken::new());
-    let (readiness, ready) = watch::channel(Readiness::NotReady("starting".into()));
-    serve(&mut tasks, &config, &metrics, ready).await?;
+    let (readiness, ready) = watch::channel(Readiness::Starting("reading workloads".into()));
+    let pulses = Pulses::default();
+    let pulse = pulses.add("control");
+    let token = tasks.token();
+    tasks.spawn("heartbeat", async move {
+        token.run_until_cancelled(pulse.run()).await;
+        Ok(())
+    });
+    let health = Health { readiness: ready, pulses: pulses.clone() };
+    serve(&mut tasks, &config, &metrics, health).await?;
 
-    let (source, snapshots) = Source::open(Files::from(&config), &metrics)?;
+    let (source, mut snapshots) = Source::open(Files::from(&config), &metrics)?;
     tasks.spawn("workloads", {
         let token = tasks.token();
         async move {
@@ -90,9 +103,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
 
+    let removal = follow_removal(&mut tasks, &config).await?;
+
     let workers = u16::try_from(config.tunnel.worker_count().get()).unwrap_or(u16::MAX);
-    let mut capture = Capture::attach(capture_settings(&config, workers)?)
-        .context("the kernel side did not take hold")?;
+    let settings = capture_settings(&config, workers)?;
+    // As late as can be: from here on until the first workload is in, nothing new is enrolled.
+    readiness.send_replace(Readiness::Starting("taking over from the agent before".into()));
+    let take = async {
+        hand_over::prepare(&config.node, &mut snapshots, &identity, &settings.pin_directory).await;
+        Turn::take(&settings.pin_directory).await
+    };
+    let turn = tokio::select! {
+        // Whoever is told to stop need not take over first.
+        biased;
+        () = stop.asked() => return Ok(()),
+        turn = take => turn?,
+    };
+    let mut capture = Capture::attach(settings).context("the kernel side did not take hold")?;
+    readiness.send_replace(Readiness::NotReady("enrolling the first workloads".into()));
     kernel::observe(&mut tasks, &mut capture, &metrics)?;
 
     let drain = CancellationToken::new();
@@ -105,25 +133,76 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         tunnel: TunnelMetrics::register(&metrics)?,
         limits: limits(&config.tunnel),
+        pulses,
         drain,
     };
     let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
-    let enrolment =
-        Enrolment::new(&config.node, snapshots, (capture, identity), &workers, &metrics)?;
+    let enrolment = Enrolment::new(
+        &config.node,
+        snapshots,
+        (Kernel { capture, turn }, identity),
+        &workers,
+        &metrics,
+    )?;
     // For whoever tells the cluster, or holds a pod's start back until it is in.
     let _steered = enrolment.steered();
     front.spawn("enrolment", enrolment.run(readiness.clone(), front.token()));
 
-    let outcome = until_stop([&mut front, &mut tasks], &workers).await;
+    let outcome = until_stop(&mut stop, [&mut front, &mut tasks], &workers).await;
     readiness.send_replace(Readiness::NotReady("stopping".into()));
-    tracing::info!("draining");
+    let is_removed = match &removal {
+        Some(removal) => removal.is_under_way().await,
+        None => false,
+    };
+    tracing::info!(is_removed, "draining");
     front.stop(STOP).await;
+    // Before the flows have ended: new ones, which nobody here takes any more, must not wait.
+    let leaving = if is_removed { begin_to_leave(&config) } else { None };
     if let Some(workers) = Arc::into_inner(workers) {
         workers.join().await;
     }
     tasks.stop(STOP).await;
+    if let Some(leaving) = leaving {
+        leaving.finish().await;
+        remove_files(&config);
+    }
     tracing::info!("agent stopped");
     outcome
+}
+
+/// Follows the agent's own objects in the cluster, where they are known.
+async fn follow_removal(tasks: &mut Tasks, config: &Config) -> anyhow::Result<Option<Removal>> {
+    let Some(removal) = &config.removal else { return Ok(None) };
+    let client = kube::Client::try_default()
+        .await
+        .context("no API server is known to ask for `removal`; run in a pod, or set KUBECONFIG")?;
+    Ok(Some(Removal::follow(client, removal, tasks)))
+}
+
+/// Takes the programs out of the kernel.
+fn begin_to_leave(config: &Config) -> Option<Leaving> {
+    tracing::warn!("Culvert is being removed: this node's workloads leave the mesh");
+    Leaving::begin(&config.capture.pin_directory, host_proc(config))
+        .inspect_err(|error| {
+            let error = identity::with_sources(error);
+            tracing::error!(error, "not everything was taken out; run `culvert release` here");
+        })
+        .ok()
+}
+
+/// Removes what is kept for the next agent. Sockets have gone with their owners.
+fn remove_files(config: &Config) {
+    match std::fs::remove_file(&config.ca.bundle_file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let file = config.ca.bundle_file.display();
+            tracing::warn!(%file, %error, "file stays behind");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+fn host_proc(config: &Config) -> &Path {
+    config.capture.host_proc.as_deref().unwrap_or(Path::new(sys::peer::OWN_PROC))
 }
 
 /// Takes everything that an agent left in the kernel out again. Enrolled workloads go on without
@@ -132,17 +211,45 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// # Errors
 /// A pin could not be removed.
 pub fn release(config: &Config) -> anyhow::Result<()> {
-    capture::detach(&config.capture.pin_directory).context("cannot take everything out")
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime
+        .block_on(capture::release(&config.capture.pin_directory, host_proc(config)))
+        .context("cannot take everything out")
 }
 
-async fn until_stop([front, tasks]: [&mut Tasks; 2], workers: &Workers) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// The signals that tell the agent to stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits until one of them comes, or has come.
+    ///
+    /// Cancel safe.
+    async fn asked(&mut self) {
+        tokio::select! {
+            // They mean the same.
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn until_stop(
+    stop: &mut Stop,
+    [front, tasks]: [&mut Tasks; 2],
+    workers: &Workers,
+) -> anyhow::Result<()> {
     tokio::select! {
         // A signal that came together with a failure is what the operator wanted.
         biased;
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = stop.asked() => Ok(()),
         error = front.failed() => Err(error),
         error = tasks.failed() => Err(error),
         () = workers.ended() => anyhow::bail!("a worker has died"),
@@ -153,11 +260,11 @@ async fn serve(
     tasks: &mut Tasks,
     config: &Config,
     metrics: &Metrics,
-    ready: watch::Receiver<Readiness>,
+    health: Health,
 ) -> anyhow::Result<()> {
     let routes = [
         ("metrics", config.observe.metrics, Routes::Metrics(metrics.clone())),
-        ("readiness", config.observe.readiness, Routes::Readiness(ready)),
+        ("readiness", config.observe.readiness, Routes::Health(health)),
     ];
     for (name, address, routes) in routes {
         let server = Server::bind(address, routes).await?;
@@ -182,6 +289,7 @@ fn offer_identities(
     let Some(api) = &config.workload_api else { return Ok(()) };
     let server = workload_api::Server::bind(workload_api::Parts {
         socket: api.socket.clone(),
+        host_proc: config.capture.host_proc.as_deref(),
         node: &config.node,
         snapshots: snapshots.clone(),
         identity: identity.clone(),
@@ -223,13 +331,14 @@ fn limits(tunnel: &Tunnel) -> Limits {
 
 fn capture_settings(config: &Config, workers: u16) -> anyhow::Result<capture::Settings> {
     let cgroup = match &config.capture.cgroup {
-        Some(cgroup) => cgroup.clone(),
+        Some(cgroup) => sys::mounts::cgroup2_at(cgroup),
         None => sys::mounts::cgroup2()?
             .context("no cgroup v2 is mounted; mount one or set `capture.cgroup`")?,
     };
     Ok(capture::Settings {
         cgroup,
         pin_directory: config.capture.pin_directory.clone(),
+        host_proc: config.capture.host_proc.clone(),
         pass_when_down: config.capture.when_agent_down == WhenAgentDown::Pass,
         workers,
         ranges: config.mesh.ranges.clone(),

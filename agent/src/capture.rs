@@ -6,6 +6,7 @@
 //!  tables    the maps they share with us, each as a typed value
 //!  enrol     one workload in: listeners, delivery routes, sk_lookup link, table entries; and out
 //!  pod       an enrolled workload as the later stages see it: a place to dial from
+//!  turn      which of two agents acts, while one takes over from the other
 //!  accept    accepted connections with their original source and destination
 //! ```
 //!
@@ -21,6 +22,7 @@ mod programs;
 mod routes;
 mod self_test;
 mod tables;
+mod turn;
 
 pub use accept::{Acceptor, Captured, Lost, close_in_order, reset};
 pub use enrol::Enrolled;
@@ -29,9 +31,10 @@ pub use listeners::{Kind, Listener};
 pub use pod::{Pod, Via};
 pub use programs::KernelLog;
 pub use tables::SharedTables;
+pub use turn::Turn;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -39,13 +42,18 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    sys::netns::Netns,
+    sys::{
+        mounts,
+        netns::{self, Netns},
+        peer::OWN_PROC,
+    },
     workload::{Snapshot, WorkloadKey},
 };
 
 use self::{
     enrol::{Fence, Held},
     programs::{Pins, Programs},
+    routes::Routes,
     tables::PodTables,
 };
 
@@ -56,6 +64,8 @@ pub struct Settings {
     pub cgroup: PathBuf,
     /// Where maps and links are pinned; on a BPF file system.
     pub pin_directory: PathBuf,
+    /// The host's `/proc`, where the agent runs in a container; none where it runs on the host.
+    pub host_proc: Option<PathBuf>,
     /// While no agent runs, let enrolled pods' connections pass instead of refusing them.
     pub pass_when_down: bool,
     /// How many workers accept connections; at least one.
@@ -67,9 +77,11 @@ pub struct Settings {
 /// The kernel side of this node, attached.
 ///
 /// Dropping it leaves programs, maps and links pinned: an enrolled pod without an agent is
-/// refused, not let out in plaintext. [`detach`] takes everything out.
+/// refused, not let out in plaintext. [`release`] takes everything out.
 pub struct Capture {
     settings: Settings,
+    /// Namespaces that are no workload's: the node's, and the agent's own.
+    taboo: [Netns; 2],
     programs: Programs,
     pods: PodTables,
     shared: Arc<SharedTables>,
@@ -84,8 +96,12 @@ impl Capture {
     /// # Errors
     /// [`AttachError`] says what the kernel or the machine lacks.
     pub fn attach(settings: Settings) -> Result<Self, AttachError> {
-        let host = Netns::current().map_err(AttachError::HostNetns)?;
+        let host = host_netns(settings.host_proc.as_deref())?;
         let cookie = host.cookie().map_err(AttachError::HostNetns)?;
+        let own = Netns::current().map_err(AttachError::HostNetns)?;
+        if settings.host_proc.is_some() && mounts::is_own_cgroup(&settings.cgroup) {
+            return Err(AttachError::OwnCgroup { cgroup: settings.cgroup });
+        }
         let pins = Pins::create(&settings.pin_directory)?;
         let mut programs = Programs::load(pins, cookie, settings.workers)?;
         programs.attach_to_cgroup(&settings.cgroup)?;
@@ -93,7 +109,8 @@ impl Capture {
         let (pods, shared) = tables::open(object, pins)?;
         self_test::run(&shared, &settings.cgroup)?;
         let (held, fenced) = (HashMap::new(), HashMap::new());
-        Ok(Self { settings, programs, pods, shared: Arc::new(shared), held, fenced })
+        let taboo = [host, own];
+        Ok(Self { settings, taboo, programs, pods, shared: Arc::new(shared), held, fenced })
     }
 
     /// Copies what the kernel programs log into `tracing` until it is dropped; `None` if that was
@@ -115,22 +132,93 @@ impl Capture {
         destinations::update(&mut self.pods, &self.settings.ranges, snapshot)
     }
 
+    /// Puts this agent's programs back into the links, after another agent had put in its own.
+    ///
+    /// # Errors
+    /// [`AttachError`]
+    pub fn resume(&mut self) -> Result<(), AttachError> {
+        self.programs.hang_on_cgroup(&self.settings.cgroup)
+    }
+
     /// Removes what an earlier agent left of pods that are not enrolled now: table entries, links,
     /// and the links of namespaces that are gone. To be called once all that should be in are: until
     /// then those remains keep a workload refused.
     ///
     /// # Errors
     /// The kernel refused to list a table.
-    pub fn sweep(&mut self) -> Result<usize, EnrolError> {
-        enrol::sweep(&self.programs, &mut self.pods, self.held.values())
+    pub async fn sweep(&mut self) -> Result<usize, EnrolError> {
+        let mut strangers = self.programs.pins().netns_inodes();
+        for held in self.held.values() {
+            strangers.remove(&held.pod.netns().inode());
+        }
+        let removed = enrol::sweep(&self.programs, &mut self.pods, self.held.values())?;
+        clear_routes(&strangers, self.proc()).await;
+        Ok(removed)
+    }
+
+    /// Where the node's processes are seen.
+    fn proc(&self) -> &Path {
+        self.settings.host_proc.as_deref().unwrap_or(Path::new(OWN_PROC))
     }
 }
 
-/// Takes every program and pin of an agent out of the kernel. Enrolled pods go on without the
-/// mesh; their listeners end with the agent's process.
+/// The namespace that the node's own programs, the kubelet among them, connect from.
+fn host_netns(host_proc: Option<&Path>) -> Result<Netns, AttachError> {
+    let Some(proc) = host_proc else {
+        return Netns::current().map_err(AttachError::HostNetns);
+    };
+    let path = proc.join("1/ns/net");
+    Netns::open(&path).map_err(|source| AttachError::HostProc { path, source })
+}
+
+/// Takes all that an agent has put into the kernel out again: programs, links, maps, and the routes
+/// in the namespaces of pods. Enrolled pods go on without the mesh; their listeners end with the
+/// agent's process. `proc` is the host's, to find namespaces that have no name.
+///
+/// Connections that an agent carries lose their way to the application; [`Leaving`] spares them.
 ///
 /// # Errors
 /// A pin could not be removed.
-pub fn detach(pin_directory: &Path) -> Result<(), AttachError> {
-    Pins::detach(pin_directory)
+pub async fn release(pin_directory: &Path, proc: &Path) -> Result<(), AttachError> {
+    Leaving::begin(pin_directory, proc)?.finish().await;
+    Ok(())
+}
+
+/// Removes the routes in these namespaces.
+async fn clear_routes(inodes: &HashSet<u64>, proc: &Path) {
+    if inodes.is_empty() {
+        return;
+    }
+    for netns in netns::find(inodes, proc).values() {
+        match Routes::open(netns) {
+            Ok(routes) => routes.clear().await,
+            Err((step, error)) => {
+                tracing::warn!(inode = netns.inode(), step, %error, "delivery routes stay behind");
+            }
+        }
+    }
+}
+
+/// A way out of the kernel in two steps, for an agent that is to leave nothing behind.
+pub struct Leaving {
+    inodes: HashSet<u64>,
+    proc: PathBuf,
+}
+
+impl Leaving {
+    /// Takes the programs out: from now on the node's connections go their own way. Those that the
+    /// agent carries go on.
+    ///
+    /// # Errors
+    /// A pin could not be removed.
+    pub fn begin(pin_directory: &Path, proc: &Path) -> Result<Self, AttachError> {
+        let inodes = Pins::at(pin_directory).netns_inodes();
+        Pins::detach(pin_directory)?;
+        Ok(Self { inodes, proc: proc.to_owned() })
+    }
+
+    /// Removes the routes; what the agent still delivers ends.
+    pub async fn finish(self) {
+        clear_routes(&self.inodes, &self.proc).await;
+    }
 }

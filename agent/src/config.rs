@@ -1,7 +1,7 @@
 //! The agent's configuration, parsed once into values that cannot be wrong.
 //!
 //! ```yaml
-//! node: node1                       # the only field that must be there
+//! node: node1                       # the only one that must be there; CULVERT_NODE goes before it
 //! trustDomain: cluster.local
 //! workloads: workloads.yaml         # paths are relative to this file
 //! policies: policies.yaml           # optional
@@ -15,6 +15,7 @@
 //! capture:
 //!   cgroup: /sys/fs/cgroup          # default: found from the mounts
 //!   pinDirectory: /sys/fs/bpf/culvert
+//!   hostProc: /host/proc            # default: none, the agent's namespaces are the node's
 //!   whenAgentDown: refuse           # or pass
 //! tunnel:
 //!   workers: 0                      # one a core
@@ -28,6 +29,9 @@
 //!   handshakesPerSource: 128
 //! workloadApi:                      # default: off
 //!   socket: /run/culvert-workload/api.sock
+//! removal:                          # default: none
+//!   namespace: culvert-system
+//!   daemonSet: culvert-agent
 //! observe:
 //!   metrics: 0.0.0.0:15020
 //!   readiness: 0.0.0.0:15021
@@ -63,11 +67,16 @@ pub use yaml::YamlError;
 /// Where the admin socket is, unless set.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/culvert/admin.sock";
 
+/// The environment variable that names the node, before the file's `node`: set by Kubernetes where
+/// all nodes have the same file.
+pub const NODE_VARIABLE: &str = "CULVERT_NODE";
+
 /// Everything that a person sets for one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
-    /// Name of this node, as it stands in the workloads file. Required.
+    /// Name of this node, as it stands in the workloads file. Required, here or in
+    /// [`NODE_VARIABLE`].
     pub node: String,
     /// Trust domain of every identity. Default `cluster.local`.
     pub trust_domain: TrustDomain,
@@ -85,6 +94,9 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// The SPIFFE Workload API. Default: off.
     pub workload_api: Option<WorkloadApi>,
+    /// What the agent's own objects in the cluster are called. Default: none, the agent always leaves
+    /// its programs in the kernel.
+    pub removal: Option<Removal>,
     /// Metrics, readiness and logs.
     pub observe: Observe,
     /// What an operator on the node may ask.
@@ -127,6 +139,9 @@ pub struct Capture {
     pub cgroup: Option<PathBuf>,
     /// Where programs, links and maps are pinned. Default `/sys/fs/bpf/culvert`.
     pub pin_directory: PathBuf,
+    /// Where the host's `/proc` is mounted, for an agent in a container; its process 1 tells which
+    /// network namespace is the node's. Default: none, the agent runs in that namespace itself.
+    pub host_proc: Option<PathBuf>,
     /// What becomes of enrolled workloads' new connections while no agent runs. Default refuse.
     pub when_agent_down: WhenAgentDown,
 }
@@ -187,13 +202,24 @@ pub struct WorkloadApi {
     pub socket: PathBuf,
 }
 
+/// The objects of the cluster without which there is no agent. While one of them is deleted, an
+/// agent that stops takes everything out of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Removal {
+    /// The agents' namespace.
+    pub namespace: String,
+    /// The agents' DaemonSet.
+    pub daemon_set: String,
+}
+
 /// Metrics, readiness and logs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Observe {
     /// Where `/metrics` listens. Default `0.0.0.0:15020`.
     pub metrics: SocketAddr,
-    /// Where `/healthz/ready` listens. Default `0.0.0.0:15021`.
+    /// Where `/healthz/ready`, `/healthz/started` and `/healthz/live` listen. Default `0.0.0.0:15021`.
     pub readiness: SocketAddr,
     /// Filter of the log, in `tracing`'s syntax. Default `info`.
     pub log: String,
@@ -255,7 +281,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Ok(Self::parse(path, &text)?)
+        Ok(Self::parse_with(path, &text, std::env::var(NODE_VARIABLE).ok())?)
     }
 
     /// Reads the text of a file that stands, or would stand, at `path`.
@@ -264,8 +290,13 @@ impl Config {
     ///
     /// [`YamlError`] at the first thing that is wrong.
     pub fn parse(path: &Path, text: &str) -> Result<Self, YamlError> {
+        Self::parse_with(path, text, None)
+    }
+
+    /// The same, with what the environment says of the node's name.
+    fn parse_with(path: &Path, text: &str, node: Option<String>) -> Result<Self, YamlError> {
         let raw: raw::Raw = yaml::document(path, text)?;
-        parser::Parser { file: path }.config(raw)
+        parser::Parser { file: path, node }.config(raw)
     }
 
     /// What is in force, as YAML with every field. Reads back as the same configuration.

@@ -3,7 +3,7 @@
 //! ```text
 //!  pipeline ── FlowLabels ──▶ Metrics::open ──▶ OpenFlow ── close(Reason) ──▶ counters
 //!                                                        └──────────────────▶ access log
-//!  Prometheus ──▶ :15020/metrics          kubelet ──▶ :15021/healthz/ready
+//!  Prometheus ──▶ :15020/metrics          kubelet ──▶ :15021/healthz/…
 //! ```
 //!
 //! Named by every stage, names none of them: what it must know of a workload it is told as a
@@ -11,6 +11,7 @@
 
 mod access;
 mod flow;
+mod health;
 mod labels;
 mod limit;
 mod metrics;
@@ -20,8 +21,9 @@ mod server;
 mod tests;
 
 pub use flow::OpenFlow;
+pub use health::{Health, Pulse, Pulses, Readiness};
 pub use labels::{FlowLabels, Party, Reporter, Security};
 pub use limit::RateLimit;
 pub use metrics::{EncodeError, Metrics, RegisterError};
 pub use reason::{Reason, ResponseFlags};
-pub use server::{Readiness, Routes, ServeError, Server};
+pub use server::{Routes, ServeError, Server};

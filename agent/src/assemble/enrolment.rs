@@ -3,12 +3,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use prometheus::{IntCounter, IntGauge};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::worker::Workers;
 use crate::{
-    capture::Capture,
+    capture::{Capture, Turn},
     identity::{IdentityHold, IdentityStore},
     observe::{Metrics, Readiness},
     policy,
@@ -21,10 +21,32 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How often it is looked whether a pod was made anew under the same path, which no file tells.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often the agent that acts looks whether another one wants to, and the one that stands by
+/// whether the other is gone.
+const TURN: Duration = Duration::from_millis(100);
+
+/// What of the kernel an enrolment is given: the programs, and the right to change them.
+pub(super) struct Kernel {
+    pub(super) capture: Capture,
+    pub(super) turn: Turn,
+}
+
+/// Why the waiting has ended.
+enum Woken {
+    /// The agent is to stop.
+    Stop,
+    /// Something has changed, or is to be tried again.
+    Look,
+    /// Another agent wants to act.
+    Wanted,
+}
+
 /// A workload that is in.
 struct Local {
     workload: Arc<Workload>,
     live: CancellationToken,
+    /// Cancelled when its listeners have others in their place.
+    retired: CancellationToken,
     /// Keeps its SVID renewed.
     _identity: IdentityHold,
 }
@@ -34,12 +56,14 @@ pub(super) struct Enrolment {
     node: String,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     capture: Capture,
+    turn: Turn,
     identity: IdentityStore,
     workers: Arc<Workers>,
     steered: watch::Sender<Arc<Steered>>,
     enrolled: IntGauge,
     missing: IntGauge,
     failures: IntCounter,
+    acting: IntGauge,
 }
 
 impl Enrolment {
@@ -50,7 +74,7 @@ impl Enrolment {
     pub(super) fn new(
         node: &str,
         snapshots: watch::Receiver<Arc<Snapshot>>,
-        (capture, identity): (Capture, IdentityStore),
+        (kernel, identity): (Kernel, IdentityStore),
         workers: &Arc<Workers>,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
@@ -66,21 +90,29 @@ impl Enrolment {
             "culvert_capture_missing_workloads",
             "Workloads of this node that should be enrolled and could not be; all are refused",
         )?;
+        let acting = IntGauge::new(
+            "culvert_capture_acting",
+            "1 while this agent is the one of its node that enrols; 0 once another has taken over",
+        )?;
+        acting.set(1);
+        metrics.register(acting.clone())?;
         metrics.register(enrolled.clone())?;
         metrics.register(missing.clone())?;
         metrics.register(failures.clone())?;
         let (node, workers) = (node.to_owned(), Arc::clone(workers));
-        let steered = watch::Sender::default();
+        let Kernel { capture, turn } = kernel;
         Ok(Self {
             node,
             snapshots,
             capture,
+            turn,
             identity,
             workers,
-            steered,
+            steered: watch::Sender::default(),
             enrolled,
             missing,
             failures,
+            acting,
         })
     }
 
@@ -107,34 +139,117 @@ impl Enrolment {
         loop {
             let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
             let failed = self.reconcile(&snapshot, &mut locals).await?;
+            // Not before all are in: what an earlier agent left keeps a workload that could not be
+            // enrolled refused; without it, its traffic would go past the mesh.
+            if !swept && failed == 0 {
+                let removed = self.capture.sweep().await?;
+                tracing::debug!(removed, "remains of an earlier agent removed");
+                swept = true;
+            }
             if first {
                 tracing::info!(enrolled = locals.len(), failed, "first workloads enrolled");
                 first = false;
                 ready.send_replace(Readiness::Ready);
             }
-            // Not before all are in: what an earlier agent left keeps a workload that could not be
-            // enrolled refused; without it, its traffic would go past the mesh.
-            if !swept && failed == 0 {
-                let removed = self.capture.sweep()?;
-                tracing::debug!(removed, "remains of an earlier agent removed");
-                swept = true;
-            }
-            loop {
-                tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => return Ok(()),
-                    changed = self.snapshots.changed() => {
-                        changed?;
-                        break;
+            match self.wait(failed, &locals, &cancel).await? {
+                Woken::Stop => return Ok(()),
+                Woken::Look => {}
+                Woken::Wanted => {
+                    if !self.stand_by(&cancel).await {
+                        return Ok(());
                     }
-                    () = tokio::time::sleep(if failed > 0 { RETRY } else { LOOK }) => {
+                    self.resume(&mut locals).await?;
+                    swept = false;
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to be done.
+    async fn wait(
+        &mut self,
+        failed: usize,
+        locals: &HashMap<WorkloadKey, Local>,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Woken> {
+        let every = if failed > 0 { RETRY } else { LOOK };
+        let mut look = Instant::now() + every;
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(Woken::Stop),
+                () = tokio::time::sleep(TURN) => {
+                    if self.turn.is_wanted() {
+                        return Ok(Woken::Wanted);
+                    }
+                    if Instant::now() >= look {
                         if failed > 0 || locals.keys().any(|key| self.capture.is_replaced(key)) {
-                            break;
+                            return Ok(Woken::Look);
                         }
+                        look = Instant::now() + every;
+                    }
+                }
+                changed = self.snapshots.changed() => {
+                    changed?;
+                    // Before anything is done about it: it may be the other one's to do.
+                    return Ok(if self.turn.is_wanted() { Woken::Wanted } else { Woken::Look });
+                }
+            }
+        }
+    }
+
+    /// Lets another agent act, and serves on what this one has. Returns whether this one acts
+    /// again, because the other has ended; otherwise it is to stop.
+    async fn stand_by(&mut self, cancel: &CancellationToken) -> bool {
+        self.turn.step_back();
+        self.acting.set(0);
+        tracing::info!("another agent takes over; this one serves on what it has");
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return false,
+                () = tokio::time::sleep(TURN) => {
+                    if self.turn.try_resume() {
+                        break;
                     }
                 }
             }
         }
+        self.acting.set(1);
+        tracing::warn!("the agent that took over has ended; this one acts again");
+        true
+    }
+
+    /// Puts everything of this agent back into the kernel.
+    async fn resume(&mut self, locals: &mut HashMap<WorkloadKey, Local>) -> anyhow::Result<()> {
+        self.capture.resume()?;
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let node = self.node.clone();
+        for workload in snapshot.local(&node).filter(|workload| workload.enrolled) {
+            let key = workload.key();
+            let Some(local) = locals.get_mut(&key) else { continue };
+            if !same_place(workload, &local.workload) || self.capture.is_replaced(&key) {
+                continue; // released by the next reconciliation
+            }
+            let accepts_plaintext = policy::accepts_plaintext_everywhere(&snapshot, workload);
+            match self.capture.put_back(&key, accepts_plaintext).await {
+                Ok(Some(enrolled)) => {
+                    let fresh = CancellationToken::new();
+                    let (pod, listeners) = (&enrolled.pod, enrolled.listeners);
+                    self.workers.serve(pod, listeners, &local.live, &fresh).await?;
+                    std::mem::replace(&mut local.retired, fresh).cancel();
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let error = anyhow::Error::new(error);
+                    tracing::error!(workload = %key, error = format!("{error:#}"), "workload not put back; enrolled anew");
+                    if let Some(local) = locals.remove(&key) {
+                        self.release(&key, &local).await;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns how many workloads should be enrolled and could not be.
@@ -217,9 +332,11 @@ impl Enrolment {
         match self.capture.enrol(workload, accepts_plaintext).await {
             Ok(enrolled) => {
                 let live = CancellationToken::new();
-                self.workers.serve(&enrolled.pod, enrolled.listeners, &live).await?;
+                let retired = CancellationToken::new();
+                self.workers.serve(&enrolled.pod, enrolled.listeners, &live, &retired).await?;
                 tracing::info!(workload = %workload.key(), identity = %workload.identity, "workload enrolled");
-                Ok(Some(Local { workload: Arc::clone(workload), live, _identity: identity }))
+                let workload = Arc::clone(workload);
+                Ok(Some(Local { workload, live, retired, _identity: identity }))
             }
             Err(error) => {
                 self.failures.inc();

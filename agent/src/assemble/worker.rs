@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     capture::{Acceptor, Captured, Kind, Listener, Lost, Pod, reset},
     identity::IdentityStore,
-    observe::Metrics,
+    observe::{Metrics, Pulse, Pulses},
     pipeline::{self, Stages},
     tunnel::{Limits, Pool, Server, TunnelMetrics},
     workload::Snapshot,
@@ -35,6 +35,8 @@ pub(super) struct Serve {
     pub(super) listeners: Vec<Listener>,
     /// Cancelled when the workload leaves the mesh: its flows are reset.
     pub(super) live: CancellationToken,
+    /// Cancelled when these listeners have others in their place: they close, their flows go on.
+    pub(super) retired: CancellationToken,
 }
 
 /// What every worker is given.
@@ -45,6 +47,7 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     pub(super) tunnel: TunnelMetrics,
     pub(super) limits: Limits,
+    pub(super) pulses: Pulses,
     /// Cancelled when the agent is told to stop: no new flows, those that run get
     /// [`Limits::drain`].
     pub(super) drain: CancellationToken,
@@ -63,10 +66,12 @@ impl Workers {
         for worker in 0..count {
             let (queue, work) = mpsc::channel(QUEUE);
             let shared = shared.clone();
+            let name = format!("worker-{worker}");
+            let pulse = shared.pulses.add(&name);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = thread::Builder::new()
-                .name(format!("worker-{worker}"))
-                .spawn(move || LocalSet::new().block_on(&runtime, run(shared, work)))?;
+                .name(name)
+                .spawn(move || LocalSet::new().block_on(&runtime, run(shared, work, pulse)))?;
             queues.push(queue);
             threads.push(thread);
         }
@@ -82,13 +87,15 @@ impl Workers {
         pod: &Arc<Pod>,
         listeners: Vec<Listener>,
         live: &CancellationToken,
+        retired: &CancellationToken,
     ) -> anyhow::Result<()> {
         let mut shares: Vec<Vec<Listener>> = self.queues.iter().map(|_| Vec::new()).collect();
         for listener in listeners {
             shares[usize::from(listener.worker)].push(listener);
         }
         for (queue, listeners) in self.queues.iter().zip(shares) {
-            let serve = Serve { pod: Arc::clone(pod), listeners, live: live.clone() };
+            let (pod, live, retired) = (Arc::clone(pod), live.clone(), retired.clone());
+            let serve = Serve { pod, listeners, live, retired };
             queue.send(serve).await.map_err(|_| anyhow::anyhow!("a worker has died"))?;
         }
         Ok(())
@@ -113,7 +120,10 @@ impl Workers {
     }
 }
 
-async fn run(shared: Shared, mut work: mpsc::Receiver<Serve>) {
+async fn run(shared: Shared, mut work: mpsc::Receiver<Serve>, pulse: Pulse) {
+    // Ends with this function, so also beats while flows drain.
+    let mut beating = JoinSet::new();
+    beating.spawn_local(pulse.run());
     let limits = Rc::new(shared.limits.clone());
     let stages = Rc::new(Stages {
         snapshots: shared.snapshots,
@@ -159,8 +169,8 @@ fn begin(tasks: &mut JoinSet<()>, stages: &Rc<Stages>, serve: Serve) {
     for listener in serve.listeners {
         match Acceptor::new(Arc::clone(&serve.pod), listener) {
             Ok(acceptor) => {
-                let live = serve.live.clone();
-                tasks.spawn_local(accept(acceptor, Rc::clone(stages), live));
+                let (live, retired) = (serve.live.clone(), serve.retired.clone());
+                tasks.spawn_local(accept(acceptor, Rc::clone(stages), live, retired));
             }
             Err(error) => {
                 tracing::error!(pod = ?serve.pod, %error, "cannot serve a listener");
@@ -169,8 +179,14 @@ fn begin(tasks: &mut JoinSet<()>, stages: &Rc<Stages>, serve: Serve) {
     }
 }
 
-/// Accepts until the workload leaves or the agent drains, then waits for the flows.
-async fn accept(acceptor: Acceptor, stages: Rc<Stages>, live: CancellationToken) {
+/// Accepts until the workload leaves, the agent drains or another listener has taken the place of
+/// this one, then waits for the flows.
+async fn accept(
+    acceptor: Acceptor,
+    stages: Rc<Stages>,
+    live: CancellationToken,
+    retired: CancellationToken,
+) {
     let kind = acceptor.kind();
     let addresses = acceptor.pod().workload().addresses.clone();
     let serve = async {
@@ -180,6 +196,7 @@ async fn accept(acceptor: Acceptor, stages: Rc<Stages>, live: CancellationToken)
                 // Flows that ended make room before new ones are taken.
                 biased;
                 () = stages.drain.cancelled() => break,
+                () = retired.cancelled() => break,
                 Some(ended) = flows.join_next() => report(ended),
                 next = acceptor.next(), if flows.len() < FLOWS_PER_LISTENER => {
                     take(&mut flows, kind, next, &stages);

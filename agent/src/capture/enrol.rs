@@ -67,7 +67,7 @@ impl Capture {
         workload: &Arc<Workload>,
         accepts_plaintext: bool,
     ) -> Result<Enrolled, EnrolError> {
-        let (netns, cookie) = open_netns(workload)?;
+        let (netns, cookie) = open_netns(&self.taboo, workload)?;
         let enrolled = self.try_enrol(workload, (netns, cookie), accepts_plaintext).await;
         match &enrolled {
             Ok(enrolled) => self.forget_fence(&enrolled.pod, cookie),
@@ -94,9 +94,31 @@ impl Capture {
         Ok(Enrolled { pod, listeners })
     }
 
+    /// Gives an enrolled workload fresh listeners and puts them, and all else of it, into the
+    /// kernel's tables again, where another agent may have put its own. The listeners of before get
+    /// no more connections.
+    ///
+    /// # Errors
+    /// [`EnrolError`]; the workload is still held.
+    pub async fn put_back(
+        &mut self,
+        key: &WorkloadKey,
+        accepts_plaintext: bool,
+    ) -> Result<Option<Enrolled>, EnrolError> {
+        let Some(held) = self.held.remove(key) else { return Ok(None) };
+        let (v4, v6) = families(held.pod.workload());
+        let added = held.routes.add(held.pod.netns(), v4, v6).await;
+        let listeners = added
+            .map_err(routes_error(held.pod.workload()))
+            .and_then(|()| self.put_in(&held, accepts_plaintext));
+        let pod = Arc::clone(&held.pod);
+        self.held.insert(key.clone(), held);
+        Ok(Some(Enrolled { pod, listeners: listeners? }))
+    }
+
     /// Refuses all of a workload's traffic with the mesh.
     fn fence(&mut self, workload: &Workload) -> Result<(), EnrolError> {
-        let (netns, cookie) = open_netns(workload)?;
+        let (netns, cookie) = open_netns(&self.taboo, workload)?;
         put_local_pods(&mut self.pods, &workload.addresses, false)?;
         self.attach_to(workload, &netns)?;
         let mut enrolment = enrolment(workload, false);
@@ -260,13 +282,12 @@ pub(super) fn sweep<'a>(
 }
 
 /// The workload's namespace, and its cookie.
-fn open_netns(workload: &Workload) -> Result<(Netns, u64), EnrolError> {
+fn open_netns(taboo: &[Netns], workload: &Workload) -> Result<(Netns, u64), EnrolError> {
     let Some(path) = &workload.netns else {
         return Err(EnrolError::NoNetns { workload: workload.key().to_string() });
     };
     let netns = Netns::open(path).map_err(netns_error(workload))?;
-    let own = Netns::current().map_err(netns_error(workload))?;
-    if netns.inode() == own.inode() {
+    if taboo.iter().any(|taboo| taboo.inode() == netns.inode()) {
         return Err(EnrolError::HostNetwork {
             workload: workload.key().to_string(),
             path: path.clone(),

@@ -18,6 +18,25 @@ pub enum AttachError {
         "cannot read this network namespace's cookie; needs /proc, CAP_SYS_ADMIN and kernel 5.14 or later"
     )]
     HostNetns(#[source] io::Error),
+    /// The network namespace of the host's process 1 cannot be opened.
+    #[error(
+        "cannot open {path}, the node's network namespace; `capture.hostProc` must be the host's /proc, and the agent needs CAP_SYS_PTRACE and no AppArmor profile that forbids it"
+    )]
+    HostProc {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The cgroup is the agent's container, so no pod is in it.
+    #[error(
+        "{cgroup} is the agent's own container and holds no pod; mount the host's cgroup tree and set `capture.cgroup` to it"
+    )]
+    OwnCgroup {
+        /// The configured directory.
+        cgroup: PathBuf,
+    },
     /// The pin directory is not on a BPF file system.
     #[error(
         "{path} is not on a BPF file system; run `mount -t bpf bpf /sys/fs/bpf`, or set `capture.pinDirectory`"
@@ -30,6 +49,17 @@ pub enum AttachError {
     #[error("cannot write to the pin directory {path}; needs root rights")]
     Pin {
         /// The pin.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Whose turn it is could not be told.
+    #[error(
+        "cannot lock {path}, which tells the agents of a node whose turn it is; needs flock(2)"
+    )]
+    Turn {
+        /// The pin directory.
         path: PathBuf,
         /// What the kernel said.
         #[source]
@@ -123,9 +153,9 @@ pub enum EnrolError {
         #[source]
         source: io::Error,
     },
-    /// The path leads to the node's own namespace.
+    /// The path leads to the node's own namespace, or to the agent's.
     #[error(
-        "{path} is the node's own network namespace; {workload} needs one of its own to be enrolled"
+        "{path} is the network namespace of the node or of the agent; {workload} needs one of its own to be enrolled"
     )]
     HostNetwork {
         /// `namespace/name`.

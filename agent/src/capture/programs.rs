@@ -5,6 +5,7 @@
 //! into the same links, one atomic replacement each.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
@@ -26,6 +27,10 @@ use crate::sys::{bpf, mounts, netns::Netns};
 /// The object that `cargo xtask build-ebpf` made, if it had been made when this was compiled.
 static OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/kernel_object.rs"));
 
+/// The programs that see and change the addresses of sockets.
+const ON_ADDRESSES: [&str; 4] =
+    [maps::CONNECT4, maps::CONNECT6, maps::GETPEERNAME4, maps::GETPEERNAME6];
+
 /// Where things are pinned.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
@@ -33,12 +38,17 @@ pub(super) struct Pins {
 }
 
 impl Pins {
+    /// Below `root`, whether or not anything is there.
+    pub(super) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// Makes the directories.
     pub(super) fn create(root: &Path) -> Result<Self, AttachError> {
         if !mounts::is_bpffs(root).unwrap_or(false) {
             return Err(AttachError::NoBpffs { path: root.to_owned() });
         }
-        let pins = Self { root: root.to_owned() };
+        let pins = Self::at(root);
         for directory in [pins.maps(), pins.links()] {
             fs::create_dir_all(&directory)
                 .map_err(|source| AttachError::Pin { path: directory, source })?;
@@ -49,7 +59,7 @@ impl Pins {
     /// Removes every pin, and with the last reference what it held: links first, so that no
     /// program runs on maps that are gone. What is not there was what was wanted.
     pub(super) fn detach(root: &Path) -> Result<(), AttachError> {
-        let pins = Self { root: root.to_owned() };
+        let pins = Self::at(root);
         for directory in [pins.links(), pins.maps()] {
             let Ok(entries) = fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
@@ -66,7 +76,7 @@ impl Pins {
         }
     }
 
-    fn maps(&self) -> PathBuf {
+    pub(super) fn maps(&self) -> PathBuf {
         self.root.join("maps")
     }
 
@@ -75,7 +85,7 @@ impl Pins {
         self.maps().join(name)
     }
 
-    fn links(&self) -> PathBuf {
+    pub(super) fn links(&self) -> PathBuf {
         self.root.join("links")
     }
 
@@ -83,6 +93,13 @@ impl Pins {
     /// dot in a name and pods' names have them.
     pub(super) fn netns_link(&self, inode: u64) -> PathBuf {
         self.links().join(format!("netns-{inode}"))
+    }
+
+    /// Inodes of the namespaces that links were hung on, also of those that are gone.
+    pub(super) fn netns_inodes(&self) -> HashSet<u64> {
+        let inode =
+            |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("netns-")?.parse().ok();
+        self.netns_links().unwrap_or_default().iter().filter_map(inode).collect()
     }
 
     /// Pins of links that hang on pods' namespaces, whosever they are.
@@ -146,8 +163,22 @@ impl Programs {
             .map(KernelLog)
     }
 
-    /// Hangs the node-wide programs on `cgroup`, and loads the one for the pods' namespaces.
+    /// Loads all programs, and hangs the node-wide ones on `cgroup`.
     pub(super) fn attach_to_cgroup(&mut self, cgroup: &Path) -> Result<(), AttachError> {
+        for name in ON_ADDRESSES {
+            let program: &mut CgroupSockAddr = program(&mut self.object, name)?;
+            program.load().map_err(|source| refused(name, source))?;
+        }
+        let sock_ops: &mut SockOps = program(&mut self.object, maps::SOCK_OPS)?;
+        sock_ops.load().map_err(|source| refused(maps::SOCK_OPS, source))?;
+        let sk_lookup: &mut SkLookup = program(&mut self.object, maps::SK_LOOKUP)?;
+        sk_lookup.load().map_err(|source| refused(maps::SK_LOOKUP, source))?;
+        self.hang_on_cgroup(cgroup)
+    }
+
+    /// Hangs the loaded node-wide programs on `cgroup`: into the links that hang there already, or
+    /// into new ones.
+    pub(super) fn hang_on_cgroup(&mut self, cgroup: &Path) -> Result<(), AttachError> {
         if !mounts::is_cgroup2(cgroup).unwrap_or(false) {
             return Err(AttachError::NoCgroup2 { path: cgroup.to_owned() });
         }
@@ -158,10 +189,9 @@ impl Programs {
             .metadata()
             .map_err(|source| AttachError::Pin { path: cgroup.to_owned(), source })?
             .ino();
-        for name in [maps::CONNECT4, maps::CONNECT6, maps::GETPEERNAME4, maps::GETPEERNAME6] {
+        for name in ON_ADDRESSES {
             let pin = self.pins.links().join(name);
             let program: &mut CgroupSockAddr = program(&mut self.object, name)?;
-            program.load().map_err(|source| refused(name, source))?;
             if hangs_on(&pin, cgroup_id) && take_over(&pin, name, program.fd())? {
                 continue;
             }
@@ -175,7 +205,6 @@ impl Programs {
         let name = maps::SOCK_OPS;
         let pin = self.pins.links().join(name);
         let sock_ops: &mut SockOps = program(&mut self.object, name)?;
-        sock_ops.load().map_err(|source| refused(name, source))?;
         if !(hangs_on(&pin, cgroup_id) && take_over(&pin, name, sock_ops.fd())?) {
             let id = sock_ops
                 .attach(&directory, CgroupAttachMode::Single)
@@ -183,8 +212,7 @@ impl Programs {
             let link = sock_ops.take_link(id).map_err(|source| refused(name, source))?;
             keep(link, &pin, name)?;
         }
-        let sk_lookup: &mut SkLookup = program(&mut self.object, maps::SK_LOOKUP)?;
-        sk_lookup.load().map_err(|source| refused(maps::SK_LOOKUP, source))
+        Ok(())
     }
 
     /// Hangs the inbound program on a pod's namespace, or takes over the link that hangs there.

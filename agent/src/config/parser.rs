@@ -13,8 +13,8 @@ use serde_saphyr::{Location, Spanned};
 
 use super::yaml::YamlError;
 use super::{
-    Admin, Ca, Capture, Config, DEFAULT_ADMIN_SOCKET, HumanDuration, Mesh, Observe, Tunnel,
-    WorkloadApi, is_dns_name, raw,
+    Admin, Ca, Capture, Config, DEFAULT_ADMIN_SOCKET, HumanDuration, Mesh, NODE_VARIABLE, Observe,
+    Removal, Tunnel, WorkloadApi, is_dns_name, raw,
 };
 
 /// Linux: `sun_path` has 108 bytes, one of them a final zero; four are left for the other name
@@ -24,11 +24,13 @@ const MAX_SOCKET_BYTES: usize = 103;
 /// Turns the file's fields into values; knows the file for errors and relative paths.
 pub(super) struct Parser<'a> {
     pub(super) file: &'a Path,
+    /// [`NODE_VARIABLE`]'s value, if it is set.
+    pub(super) node: Option<String>,
 }
 
 impl Parser<'_> {
     pub(super) fn config(&self, raw: raw::Raw) -> Result<Config, YamlError> {
-        let node = self.name(raw.node, "node", "the name of this node in the workloads file")?;
+        let node = self.node(raw.node)?;
         Ok(Config {
             trust_domain: self.value(raw.trust_domain, "trustDomain", "cluster.local")?,
             workloads: self.path(raw.workloads, "workloads", "workloads.yaml")?,
@@ -38,12 +40,37 @@ impl Parser<'_> {
             capture: self.capture(raw.capture)?,
             tunnel: self.tunnel(raw.tunnel)?,
             workload_api: raw.workload_api.map(|api| self.workload_api(api)).transpose()?,
+            removal: raw.removal.map(|removal| self.removal(removal)).transpose()?,
             observe: self.observe(raw.observe)?,
             admin: Admin {
                 socket: self.socket(raw.admin.socket, "admin.socket", DEFAULT_ADMIN_SOCKET)?,
             },
             node,
         })
+    }
+
+    /// The environment's word counts before the file's: a file may be the same for all nodes.
+    fn node(&self, written: Option<Spanned<String>>) -> Result<String, YamlError> {
+        match (&self.node, written) {
+            (Some(node), _) if is_dns_name(node) => Ok(node.clone()),
+            (Some(node), _) => {
+                let problem = format!("`{node}` is no name");
+                let expected = "the name of this node: lower-case letters, digits, `-` and `.`";
+                Err(self.refuse(Location::UNKNOWN, NODE_VARIABLE, problem, expected))
+            }
+            (None, Some(node)) => {
+                self.name(node, "node", "the name of this node in the workloads file")
+            }
+            (None, None) => Err(YamlError {
+                file: self.file.to_owned(),
+                line: 1,
+                column: 1,
+                problem: format!(
+                    "field `node` is missing; write it here, or set {NODE_VARIABLE} in the \
+                     environment"
+                ),
+            }),
+        }
     }
 
     fn mesh(&self, raw: raw::Mesh) -> Result<Mesh, YamlError> {
@@ -82,7 +109,16 @@ impl Parser<'_> {
     }
 
     fn capture(&self, raw: raw::Capture) -> Result<Capture, YamlError> {
+        if let (Some(host), None) = (&raw.host_proc, &raw.cgroup) {
+            let problem = "there is no `capture.cgroup` beside it";
+            let expected = "both: a container's own cgroup tree holds no pods but itself";
+            return Err(self.refuse(host.referenced, "capture.hostProc", problem, expected));
+        }
         Ok(Capture {
+            host_proc: raw
+                .host_proc
+                .map(|p| self.path(Some(p), "capture.hostProc", ""))
+                .transpose()?,
             cgroup: raw.cgroup.map(|c| self.path(Some(c), "capture.cgroup", "")).transpose()?,
             pin_directory: self.path(
                 raw.pin_directory,
@@ -152,6 +188,15 @@ impl Parser<'_> {
 
     fn workload_api(&self, raw: raw::WorkloadApi) -> Result<WorkloadApi, YamlError> {
         Ok(WorkloadApi { socket: self.socket(Some(raw.socket), "workloadApi.socket", "")? })
+    }
+
+    fn removal(&self, raw: raw::Removal) -> Result<Removal, YamlError> {
+        let namespace = self.name(raw.namespace, "removal.namespace", "the name of a namespace")?;
+        let expected = "the name of the agents' DaemonSet";
+        Ok(Removal {
+            namespace,
+            daemon_set: self.name(raw.daemon_set, "removal.daemonSet", expected)?,
+        })
     }
 
     /// A whole number within a range.

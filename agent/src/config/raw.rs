@@ -1,4 +1,4 @@
-//! The file as it is written: every field optional but `node`, nothing unknown.
+//! The file as it is written: every field optional, nothing unknown.
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -8,7 +8,7 @@ use super::{LogFormat, WhenAgentDown};
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Raw {
-    pub(super) node: Spanned<String>,
+    pub(super) node: Option<Spanned<String>>,
     pub(super) trust_domain: Option<Spanned<String>>,
     pub(super) workloads: Option<Spanned<String>>,
     pub(super) policies: Option<Spanned<String>>,
@@ -21,6 +21,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) tunnel: Tunnel,
     pub(super) workload_api: Option<WorkloadApi>,
+    pub(super) removal: Option<Removal>,
     #[serde(default)]
     pub(super) observe: Observe,
     #[serde(default)]
@@ -49,6 +50,7 @@ pub(super) struct Ca {
 pub(super) struct Capture {
     pub(super) cgroup: Option<Spanned<String>>,
     pub(super) pin_directory: Option<Spanned<String>>,
+    pub(super) host_proc: Option<Spanned<String>>,
     pub(super) when_agent_down: Option<WhenAgentDown>,
 }
 
@@ -70,6 +72,13 @@ pub(super) struct Tunnel {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct WorkloadApi {
     pub(super) socket: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Removal {
+    pub(super) namespace: Spanned<String>,
+    pub(super) daemon_set: Spanned<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -73,7 +73,9 @@ admin:
 #[test]
 fn what_is_printed_reads_back_as_the_same() {
     let config = parse(
-        "node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\nworkloadApi: {socket: /a/b}\n",
+        "node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\nworkloadApi: {socket: /a/b}\n\
+         capture: {hostProc: /host/proc, cgroup: /host/sys/fs/cgroup}\n\
+         removal: {namespace: culvert-system, daemonSet: culvert-agent}\n",
     )
     .unwrap();
     let printed = config.print().unwrap();
@@ -87,9 +89,18 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
             "nod: node1\n",
             "/etc/culvert/agent.yaml:1:1: unknown field `nod`; expected one of `node`, \
              `trustDomain`, `workloads`, `policies`, `mesh`, `ca`, `capture`, `tunnel`, \
-             `workloadApi`, `observe`, `admin`",
+             `workloadApi`, `removal`, `observe`, `admin`",
         ),
-        ("trustDomain: a.b\n", "/etc/culvert/agent.yaml:1:1: field `node` is missing"),
+        (
+            "trustDomain: a.b\n",
+            "/etc/culvert/agent.yaml:1:1: field `node` is missing; write it here, or set \
+             CULVERT_NODE in the environment",
+        ),
+        (
+            "node: a\ncapture:\n  hostProc: /host/proc\n",
+            "/etc/culvert/agent.yaml:3:13: `capture.hostProc`: there is no `capture.cgroup` beside \
+             it; expected both: a container's own cgroup tree holds no pods but itself",
+        ),
         (
             "node: a\nnode: b\n",
             "/etc/culvert/agent.yaml:2:1: field `node` is given twice; keep one of them",
@@ -193,4 +204,16 @@ fn a_socket_that_the_kernel_would_cut_is_refused() {
     let error = error(&text);
     assert!(error.contains("3:11") && error.contains("at most 103 bytes"), "{error}");
     parse(&text.replace("/s", "/")).unwrap();
+}
+
+#[test]
+fn environment_names_the_node_before_the_file() {
+    let parse = |text: &str, node: &str| {
+        Config::parse_with(Path::new("/etc/culvert/agent.yaml"), text, Some(node.to_owned()))
+    };
+    assert_eq!(parse("node: of-the-file\n", "worker-1").unwrap().node, "worker-1");
+    let config = parse("trustDomain: a.b\n", "worker-1").unwrap();
+    assert_eq!(config.ca.token_file, Path::new("/etc/culvert/worker-1.token"));
+    let error = parse("node: n\n", "Worker 1").unwrap_err().to_string();
+    assert!(error.contains("`CULVERT_NODE`: `Worker 1` is no name"), "{error}");
 }

@@ -1,9 +1,8 @@
-//! The two HTTP servers that outsiders ask: `:15020/metrics` and `:15021/healthz/ready`.
+//! The two HTTP servers that outsiders ask: `:15020/metrics` and `:15021/healthz/`.
 //!
 //! HTTP/1.1, GET only, a bounded number of connections with a bounded life each: a scraper that
 //! hangs costs one of them, a flood costs none of the data plane's threads.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -17,10 +16,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::health::Health;
 use super::metrics::Metrics;
 
 /// Connections at once; one more waits in the kernel's queue.
@@ -34,22 +33,13 @@ const LIFE: Duration = Duration::from_mins(5);
 /// What a failing accept waits: mostly the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether the agent can do its work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// It can.
-    Ready,
-    /// It cannot, and why, in one line.
-    NotReady(Cow<'static, str>),
-}
-
 /// What a server answers.
 #[derive(Clone)]
 pub enum Routes {
     /// `/metrics` and `/stats/prometheus`.
     Metrics(Metrics),
-    /// `/healthz/ready`: 200, or 503 with the reason.
-    Readiness(watch::Receiver<Readiness>),
+    /// `/healthz/started`, `/healthz/ready` and `/healthz/live`: 200, or 503 with the reason.
+    Health(Health),
 }
 
 /// The address could not be listened on.
@@ -78,7 +68,7 @@ impl Server {
     pub async fn bind(address: SocketAddr, routes: Routes) -> Result<Self, ServeError> {
         let what = match routes {
             Routes::Metrics(_) => "metrics",
-            Routes::Readiness(_) => "readiness",
+            Routes::Health(_) => "readiness",
         };
         let refuse = |source| ServeError { address, what, source };
         let listener = listen(address).map_err(refuse)?;
@@ -148,7 +138,9 @@ fn answer(routes: &Routes, request: &Request<Incoming>) -> Response<Full<Bytes>>
     let path = request.uri().path();
     let known = match routes {
         Routes::Metrics(_) => matches!(path, "/metrics" | "/stats/prometheus"),
-        Routes::Readiness(_) => path == "/healthz/ready",
+        Routes::Health(_) => {
+            matches!(path, "/healthz/started" | "/healthz/ready" | "/healthz/live")
+        }
     };
     if !known {
         return text(StatusCode::NOT_FOUND, "not found\n".to_owned());
@@ -171,12 +163,17 @@ fn answer(routes: &Routes, request: &Request<Incoming>) -> Response<Full<Bytes>>
                 text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
             }
         },
-        Routes::Readiness(readiness) => match &*readiness.borrow() {
-            Readiness::Ready => text(StatusCode::OK, "ready\n".to_owned()),
-            Readiness::NotReady(why) => {
-                text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"))
+        Routes::Health(health) => {
+            let (asked, good) = match path {
+                "/healthz/started" => (health.started(), "started\n"),
+                "/healthz/live" => (health.alive(), "alive\n"),
+                _ => (health.ready(), "ready\n"),
+            };
+            match asked {
+                Ok(()) => text(StatusCode::OK, good.to_owned()),
+                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             }
-        },
+        }
     }
 }
 

@@ -269,7 +269,8 @@ async fn metrics_are_served_until_the_agent_stops() {
 async fn readiness_follows_the_agents_state() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (state, readiness) = watch::channel(Readiness::NotReady("no certificate yet".into()));
-    let server = Server::bind(any, Routes::Readiness(readiness)).await.unwrap();
+    let health = Health { readiness, pulses: Pulses::default() };
+    let server = Server::bind(any, Routes::Health(health)).await.unwrap();
     let address = server.address();
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(CancellationToken::new()));

@@ -51,6 +51,24 @@ pub fn is_cgroup2(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type == CGROUP2_SUPER_MAGIC)
 }
 
+/// The cgroup v2 directory that is meant by `path`: itself, or `unified` in it, which is where the
+/// tree stands on hosts that have version 1 beside it.
+pub fn cgroup2_at(path: &Path) -> PathBuf {
+    let unified = path.join("unified");
+    let hybrid = !is_cgroup2(path).unwrap_or(false) && is_cgroup2(&unified).unwrap_or(false);
+    if hybrid { unified } else { path.to_owned() }
+}
+
+/// Whether `path` is the cgroup that this very process is in, and not the root of the tree: what a
+/// container sees as its root is such a one.
+pub fn is_own_cgroup(path: &Path) -> bool {
+    // The root of the tree alone has no type.
+    let own = std::process::id().to_string();
+    path.join("cgroup.type").exists()
+        && std::fs::read_to_string(path.join("cgroup.procs"))
+            .is_ok_and(|processes| processes.lines().any(|process| process == own))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,8 @@
 
 use std::{
     cell::OnceCell,
-    fs::File,
+    collections::{HashMap, HashSet},
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, BorrowedFd},
@@ -83,6 +84,32 @@ impl Netns {
     }
 }
 
+/// Where namespaces have names: `ip netns`, containerd and CRI-O keep them there.
+const NAMED: &str = "/run/netns";
+
+/// Opens the namespaces that have these inodes, as far as they are found: by name, else by a
+/// process of `proc` that is in it.
+pub fn find(inodes: &HashSet<u64>, proc: &Path) -> HashMap<u64, Netns> {
+    let mut found = HashMap::new();
+    let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    let named = entries(Path::new(NAMED)).map(|entry| entry.path());
+    let processes = entries(proc).map(|entry| entry.path().join("ns/net"));
+    for path in named.chain(processes) {
+        if found.len() == inodes.len() {
+            break;
+        }
+        // Looked at before it is opened: most are of no interest.
+        let wanted = fs::metadata(&path).is_ok_and(|it| inodes.contains(&it.ino()));
+        if wanted
+            && let Ok(netns) = Netns::open(&path)
+            && inodes.contains(&netns.inode())
+        {
+            found.entry(netns.inode()).or_insert(netns);
+        }
+    }
+    found
+}
+
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -132,6 +159,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Netns::open(file.path()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn own_namespace_is_found_by_its_inode() {
+        let own = Netns::current().unwrap().inode();
+        let found = find(&HashSet::from([own, 1]), Path::new("/proc"));
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [own]);
     }
 
     #[test]

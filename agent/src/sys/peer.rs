@@ -12,7 +12,7 @@ use std::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::fs::MetadataExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
     task::{Context, Poll},
 };
 
@@ -22,6 +22,9 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 use tokio::net::UnixStream;
+
+/// Where an agent that runs on the host itself sees the node's processes.
+pub const OWN_PROC: &str = "/proc";
 
 /// Longest text read of `/proc/PID/cgroup`: a page, as the kernel bounds each path.
 const MAX_CGROUP_BYTES: u64 = 64 * 1024;
@@ -63,6 +66,8 @@ impl NamespaceId {
 pub struct PeerProcess {
     pid: Pid,
     pidfd: OwnedFd,
+    /// What `/proc` has of it.
+    directory: PathBuf,
 }
 
 impl PeerProcess {
@@ -72,9 +77,18 @@ impl PeerProcess {
     /// opened by number, and the connection must still be open afterwards: the process that made it
     /// has then not merely ended and left its number to another.
     ///
+    /// `proc` is where it is looked at. From within a process namespace of its own an agent does not
+    /// see the node's processes; given the host's `/proc`, it takes the process by its descriptor
+    /// (kernel 6.5) and has that `/proc` tell the number.
+    ///
     /// # Errors
-    /// `NotFound`: it has ended, or is in no process namespace that this one sees into.
-    pub fn of(socket: &UnixStream) -> io::Result<Self> {
+    /// `NotFound`: it has ended, or is in no process namespace that `proc` sees into.
+    pub fn of(socket: &UnixStream, proc: &Path) -> io::Result<Self> {
+        if proc != Path::new(OWN_PROC) {
+            let pidfd = peer_pidfd(socket.as_fd())?;
+            let pid = number_in(proc, pidfd.as_fd())?;
+            return Ok(Self { pid, pidfd, directory: directory(proc, pid) });
+        }
         let pid = socket.peer_cred()?.pid().and_then(Pid::from_raw).ok_or_else(gone)?;
         let pidfd = match peer_pidfd(socket.as_fd()) {
             Ok(pidfd) => pidfd,
@@ -87,7 +101,7 @@ impl PeerProcess {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { pid, pidfd })
+        Ok(Self { pid, pidfd, directory: directory(proc, pid) })
     }
 
     /// Its number, for the log.
@@ -108,7 +122,7 @@ impl PeerProcess {
     /// # Errors
     /// It has ended, or `/proc` is not mounted, or this process may not look (no root rights).
     pub fn network_namespace(&self) -> io::Result<(NamespaceId, File)> {
-        let file = File::open(format!("/proc/{}/ns/net", self.pid()))?;
+        let file = File::open(self.directory.join("ns/net"))?;
         let id = NamespaceId::of_metadata(&file.metadata()?);
         Ok((id, file))
     }
@@ -121,7 +135,7 @@ impl PeerProcess {
         use io::Read as _;
 
         let mut text = String::new();
-        File::open(format!("/proc/{}/cgroup", self.pid()))?
+        File::open(self.directory.join("cgroup"))?
             .take(MAX_CGROUP_BYTES)
             .read_to_string(&mut text)?;
         Ok(text)
@@ -150,6 +164,22 @@ impl ProcessEnd {
         // An error says that the runtime stops, which ends the wait as well.
         self.0.poll_read_ready(context).map(drop)
     }
+}
+
+fn directory(proc: &Path, pid: Pid) -> PathBuf {
+    proc.join(pid.as_raw_nonzero().to_string())
+}
+
+/// The number of the process behind `pidfd` in the process namespace of `proc`.
+fn number_in(proc: &Path, pidfd: BorrowedFd<'_>) -> io::Result<Pid> {
+    let own = proc.join("self/fdinfo").join(pidfd.as_raw_fd().to_string());
+    number(&fs::read_to_string(own)?).ok_or_else(gone)
+}
+
+/// What the information on a pidfd says; 0 and -1 stand for one that is not seen, or has ended.
+fn number(information: &str) -> Option<Pid> {
+    let number = information.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    number.trim().parse().ok().filter(|number| *number > 0).and_then(Pid::from_raw)
 }
 
 fn gone() -> io::Error {
@@ -197,11 +227,36 @@ mod tests {
     #[tokio::test]
     async fn peer_of_an_own_socket_is_this_process() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let peer = PeerProcess::of(&ours).unwrap();
+        let peer = PeerProcess::of(&ours, Path::new(OWN_PROC)).unwrap();
         assert_eq!(peer.pid().unsigned_abs(), std::process::id());
         assert!(!peer.has_ended().unwrap());
         assert_eq!(peer.network_namespace().unwrap().0, NamespaceId::own().unwrap());
         assert!(peer.cgroups().unwrap().contains(":/"));
+    }
+
+    #[tokio::test]
+    async fn peer_is_found_through_another_mount_of_proc() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let temp = tempfile::tempdir().unwrap();
+        let other = temp.path().join("proc");
+        std::os::unix::fs::symlink("/proc", &other).unwrap();
+        let peer = match PeerProcess::of(&ours, &other) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                eprintln!("SKIP: a kernel before 6.5");
+                return;
+            }
+            peer => peer.unwrap(),
+        };
+        assert_eq!(peer.pid().unsigned_abs(), std::process::id());
+        assert_eq!(peer.network_namespace().unwrap().0, NamespaceId::own().unwrap());
+    }
+
+    #[test]
+    fn number_of_a_process_that_is_not_seen_is_none() {
+        assert_eq!(number("pos:\t0\nPid:\t41\nNSpid:\t41\n"), Pid::from_raw(41));
+        for none in ["Pid:\t0\n", "Pid:\t-1\n", "pos:\t0\n", "Pid:\tx\n", ""] {
+            assert_eq!(number(none), None, "{none:?}");
+        }
     }
 
     #[tokio::test]
@@ -224,7 +279,7 @@ mod tests {
             return;
         };
         let (socket, _) = listener.accept().await.unwrap();
-        let peer = PeerProcess::of(&socket).unwrap();
+        let peer = PeerProcess::of(&socket, Path::new(OWN_PROC)).unwrap();
         assert_eq!(peer.pid().unsigned_abs(), child.id());
         assert!(!peer.has_ended().unwrap());
         drop(child.stdin.take());

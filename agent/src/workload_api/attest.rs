@@ -194,7 +194,7 @@ mod tests {
             Snapshot::new(1, domain, "istio-system", workloads, Policies::default()).unwrap();
         let (_keep, snapshots) = watch::channel(Arc::new(snapshot));
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let caller = Caller::new(PeerProcess::of(&ours).ok());
+        let caller = Caller::new(PeerProcess::of(&ours, std::path::Path::new("/proc")).ok());
         Attestor::new("node1", snapshots, host).attest(&caller)
     }
 

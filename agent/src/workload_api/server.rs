@@ -27,7 +27,7 @@ use super::socket_file::{SocketError, SocketFile};
 use super::tokens::TokenCache;
 use crate::identity::IdentityStore;
 use crate::observe::{Metrics, RegisterError};
-use crate::sys::peer::{NamespaceId, PeerProcess, ProcessEnd};
+use crate::sys::peer::{NamespaceId, OWN_PROC, PeerProcess, ProcessEnd};
 use crate::workload::Snapshot;
 
 /// Connections of one workload at a time; a client library keeps one for each source it opens.
@@ -58,6 +58,8 @@ const ACCEPTED_WAITING: usize = 64;
 pub struct Parts<'a> {
     /// `workloadApi.socket`.
     pub socket: PathBuf,
+    /// The host's `/proc`, where the agent runs in a container.
+    pub host_proc: Option<&'a Path>,
     /// This node, as the workloads file names it.
     pub node: &'a str,
     /// Who runs here.
@@ -86,6 +88,8 @@ pub enum StartError {
 pub struct Server {
     listener: UnixListener,
     file: SocketFile,
+    /// Where callers are looked at.
+    proc: PathBuf,
     attestor: Attestor,
     identity: IdentityStore,
     metrics: ApiMetrics,
@@ -97,12 +101,17 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub fn bind(parts: Parts<'_>) -> Result<Self, StartError> {
-        let Parts { socket, node, snapshots, identity, metrics } = parts;
-        let host = NamespaceId::own().map_err(StartError::Host)?;
+        let Parts { socket, host_proc, node, snapshots, identity, metrics } = parts;
+        let host = match host_proc {
+            Some(proc) => NamespaceId::at(&proc.join("1/ns/net")),
+            None => NamespaceId::own(),
+        };
+        let host = host.map_err(StartError::Host)?;
+        let proc = host_proc.unwrap_or(Path::new(OWN_PROC)).to_owned();
         let metrics = ApiMetrics::register(metrics)?;
         let (listener, file) = SocketFile::bind(&socket)?;
         let attestor = Attestor::new(node, snapshots, host);
-        Ok(Self { listener, file, attestor, identity, metrics })
+        Ok(Self { listener, file, proc, attestor, identity, metrics })
     }
 
     /// Where it listens.
@@ -116,10 +125,11 @@ impl Server {
     /// # Errors
     /// gRPC itself failed.
     pub async fn run(self, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
-        let Self { listener, file, attestor, identity, metrics } = self;
+        let Self { listener, file, proc, attestor, identity, metrics } = self;
         let (accepted, mut incoming) = mpsc::channel(ACCEPTED_WAITING);
         let accept = Accept {
             listener,
+            proc,
             attestor: attestor.clone(),
             quota: Quota::new(CONNECTIONS_OF_ONE, CONNECTIONS),
             metrics: metrics.clone(),
@@ -165,6 +175,7 @@ impl Server {
 
 struct Accept {
     listener: UnixListener,
+    proc: PathBuf,
     attestor: Attestor,
     quota: Arc<Quota>,
     metrics: ApiMetrics,
@@ -194,7 +205,7 @@ impl Accept {
 
     /// Takes hold of the caller, and of a place for it; without one the connection is closed.
     fn let_in(&self, socket: UnixStream) -> Option<Connection> {
-        let process = PeerProcess::of(&socket)
+        let process = PeerProcess::of(&socket, &self.proc)
             .inspect_err(|error| tracing::debug!(%error, "workload API caller unknown"))
             .ok();
         let caller = Caller::new(process);
