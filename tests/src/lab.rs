@@ -30,6 +30,9 @@ pub struct Lab {
     own_settings: [AgentSettings; 2],
     ca_arguments: Vec<String>,
     culvert: Option<PathBuf>,
+    contained: bool,
+    /// Which of the node's two places its agent has.
+    turns: [usize; 2],
     clocks: [Option<Clock>; 2],
     ca_clock: Option<Clock>,
     ca: Option<Process>,

@@ -4,7 +4,8 @@ use super::{Lab, NodeId};
 use crate::clock::Clock;
 use crate::files::{self, AgentSettings};
 use crate::http::{self, Scrape};
-use crate::process::{Finished, Process, Signal};
+use crate::place::Place;
+use crate::process::{self, Finished, Process, Signal};
 use crate::{cgroup, paths, sweep, wait};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
@@ -21,6 +22,9 @@ const METRICS_PORT: u16 = 15020;
 
 /// Port that tells whether an agent is ready.
 const READINESS_PORT: u16 = 15021;
+
+/// What an agent in a cluster may do; as `daemonset/` has it.
+const CAPABILITIES: [&str; 4] = ["bpf", "net_admin", "sys_admin", "sys_ptrace"];
 
 /// Longest that an agent may take to be ready, or to end after it was asked to.
 const AGENT_LIMIT: Duration = Duration::from_mins(1);
@@ -121,15 +125,44 @@ impl Lab {
             bail!("{} has an agent already", id.name());
         }
         files::replace(&self.agent_file(id), &self.agent_settings(id)?.text())?;
-        let mut words = self.clocks[id.index()].as_ref().map(Clock::words).unwrap_or_default();
+        let mut words = self.container()?;
+        words.extend(self.clocks[id.index()].as_ref().map(Clock::words).unwrap_or_default());
         words.extend([
             self.culvert()?.into_os_string(),
             "agent".into(),
             "--config".into(),
             self.agent_file(id).into_os_string(),
         ]);
-        self.agents[id.index()] = Some(self.node(id).agent_place().spawn_as("culvert", &words)?);
+        self.agents[id.index()] = Some(self.agent_place(id).spawn_as("culvert", &words)?);
         Ok(())
+    }
+
+    /// Where a node's agent runs, or will.
+    pub fn agent_place(&self, id: NodeId) -> &Place {
+        &self.node(id).agents[self.turns[id.index()]]
+    }
+
+    /// Where the agents find what plays a host's `/proc`.
+    pub(super) fn host_proc(&self, id: NodeId) -> PathBuf {
+        self.directory.join(format!("{}.proc", id.name()))
+    }
+
+    /// What stands before an agent's own words so that it runs as in a container; nothing where it
+    /// is not to.
+    fn container(&self) -> Result<Vec<OsString>> {
+        if !self.contained {
+            return Ok(Vec::new());
+        }
+        let script = format!(
+            "mount --bind {lab} {lab} && mount -o remount,bind,ro / && \
+             mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
+             exec setpriv --bounding-set=-all,{capabilities} --inh-caps=-all -- \"$@\"",
+            lab = self.directory.display(),
+            capabilities = CAPABILITIES.map(|name| format!("+{name}")).join(","),
+        );
+        let unshare = process::find("unshare").context("there is no `unshare`")?;
+        let words = ["--mount", "--propagation", "slave", "sh", "-ec", &script, "container"];
+        Ok(std::iter::once(unshare.into_os_string()).chain(words.map(OsString::from)).collect())
     }
 
     /// Waits until a node's agent says that it is ready.
@@ -143,7 +176,7 @@ impl Lab {
             if let Some(status) = agent.try_status() {
                 return Some(Err(status));
             }
-            let answer = http::get(self.node(id).netns(), address, "/healthz/ready");
+            let answer = http::get(self.agent_place(id).netns(), address, "/healthz/ready");
             answer.is_ok_and(|(status, _)| status == 200).then_some(Ok(()))
         });
         match ready {
@@ -172,11 +205,21 @@ impl Lab {
     /// # Errors
     /// There was none, or the new one does not come up.
     pub fn take_over_agent(&mut self, id: NodeId) -> Result<Process> {
-        let old = self.agents[id.index()].take();
-        let old = old.with_context(|| format!("{} has no agent", id.name()))?;
-        self.launch_agent(id)?;
+        let old = self.launch_second_agent(id)?;
         // Not the readiness port: the old one may be it that answers.
         self.agent(id)?.wait_for("first workloads enrolled", AGENT_LIMIT)?;
+        Ok(old)
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// There was none, or the new one could not be started.
+    pub fn launch_second_agent(&mut self, id: NodeId) -> Result<Process> {
+        let old = self.agents[id.index()].take();
+        let old = old.with_context(|| format!("{} has no agent", id.name()))?;
+        self.turns[id.index()] ^= 1;
+        self.launch_agent(id)?;
         Ok(old)
     }
 
@@ -215,7 +258,7 @@ impl Lab {
     /// It does not answer.
     pub fn metrics(&self, id: NodeId) -> Result<Scrape> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
-        let (status, text) = http::get(self.node(id).netns(), address, "/metrics")?;
+        let (status, text) = http::get(self.agent_place(id).netns(), address, "/metrics")?;
         if status != 200 {
             bail!("the metrics of {} answered {status}", id.name());
         }
@@ -269,6 +312,9 @@ impl Lab {
         own.set("capture", "pinDirectory", sweep::pins(&self.id, id.name()).display().to_string());
         own.set("admin", "socket", format!("{}.sock", id.name()));
         own.set("workloadApi", "socket", self.workload_socket(id).display().to_string());
+        if self.contained {
+            own.set("capture", "hostProc", self.host_proc(id).display().to_string());
+        }
         own.set("observe", "metrics", format!("\"0.0.0.0:{METRICS_PORT}\""));
         own.set("observe", "readiness", format!("\"0.0.0.0:{READINESS_PORT}\""));
         own.set("observe", "log", "info");

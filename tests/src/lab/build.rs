@@ -1,12 +1,14 @@
 //! Building a lab: namespaces, wires, cgroups, files, the CA and the agents.
 
-use super::nodes::{pod4, pod6, wire4, wire6};
+use super::nodes::{AGENT_NUMBERS, pod4, pod6, wire4, wire6};
 use super::{Lab, Node, NodeId, Pod};
 use crate::files::{AgentSettings, PodSpec};
 use crate::netns::Netns;
 use crate::place::Place;
+use crate::wait::{SOON, until};
 use crate::{cgroup, guard, sweep};
 use anyhow::{Context, Result};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,6 +23,7 @@ pub struct Builder {
     ca_arguments: Vec<String>,
     culvert: Option<PathBuf>,
     agents: bool,
+    contained: bool,
 }
 
 impl Default for Builder {
@@ -34,6 +37,7 @@ impl Default for Builder {
             ca_arguments: Vec::new(),
             culvert: None,
             agents: true,
+            contained: false,
         }
     }
 }
@@ -109,6 +113,15 @@ impl Builder {
         self
     }
 
+    /// Agents as they are in a cluster: each in a network namespace of its own and with a mount
+    /// namespace whose root and `/proc/sys` are read-only, with no other capabilities than those
+    /// of the manifests, and told of its node by `capture.hostProc`.
+    #[must_use]
+    pub fn contained(mut self) -> Self {
+        self.contained = true;
+        self
+    }
+
     /// A name of the caller's own instead of one made from the process.
     #[must_use]
     pub fn named(mut self, id: &str) -> Self {
@@ -129,7 +142,7 @@ impl Builder {
         sweep::stale();
         let id = self.id.clone().unwrap_or_else(own_id);
         let directory = sweep::claim(&id)?;
-        let nodes = NodeId::ALL.map(|node| place_node(&id, node, &directory));
+        let nodes = NodeId::ALL.map(|node| place_node(&id, node, &directory, self.contained));
         let mut lab = Lab {
             id,
             directory,
@@ -140,6 +153,8 @@ impl Builder {
             own_settings: [AgentSettings::default(), AgentSettings::default()],
             ca_arguments: self.ca_arguments,
             culvert: self.culvert,
+            contained: self.contained,
+            turns: [0, 0],
             clocks: [None, None],
             ca_clock: None,
             ca: None,
@@ -147,6 +162,9 @@ impl Builder {
             kept: false,
         };
         lab.make_nodes().context("could not make the nodes")?;
+        if lab.contained {
+            lab.make_containers().context("could not make the agents' containers")?;
+        }
         for spec in self.pods {
             lab.make_pod(spec)?;
         }
@@ -170,7 +188,7 @@ impl Lab {
     fn make_nodes(&self) -> Result<()> {
         for node in &self.nodes {
             cgroup::create(node.host.cgroup())?;
-            cgroup::create(node.agent.cgroup())?;
+            cgroup::create(node.agents[0].cgroup())?;
             let netns = Netns::create(node.netns().name().to_owned())?;
             netns.sysctl("net/ipv4/ip_forward", "1")?;
             netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
@@ -195,6 +213,29 @@ impl Lab {
         Ok(())
     }
 
+    /// Makes the namespaces of the agents, and what plays the hosts' `/proc`.
+    fn make_containers(&self) -> Result<()> {
+        for node in &self.nodes {
+            for (place, number) in node.agents.iter().zip(AGENT_NUMBERS) {
+                let netns = Netns::create(place.netns().name().to_owned())?;
+                wire(node, &netns, number)?;
+            }
+            // As in a cluster, the way to the node's namespace leads through a process that has
+            // more rights than the agent.
+            let first = node.host.spawn(&["sleep", "infinity"])?;
+            let inode = |path: &std::path::Path| Some(std::fs::metadata(path).ok()?.ino());
+            let process = PathBuf::from(format!("/proc/{}", first.pid()));
+            until("the first process to be in its namespace", SOON, || {
+                let there = inode(&process.join("ns/net"))?;
+                (Some(there) == inode(&node.netns().path())).then_some(())
+            })?;
+            first.keep();
+            std::fs::create_dir_all(self.host_proc(node.id))?;
+            std::os::unix::fs::symlink(&process, self.host_proc(node.id).join("1"))?;
+        }
+        Ok(())
+    }
+
     /// Makes a pod's namespace and cgroup and connects it to its node.
     pub(super) fn make_pod(&mut self, spec: PodSpec) -> Result<()> {
         let node = &self.nodes[spec.node.index()];
@@ -204,20 +245,7 @@ impl Lab {
         let cgroup = cgroup::of_lab(&self.id)?.join(spec.node.name()).join("pods").join(&spec.name);
         cgroup::create(&cgroup)?;
         let name = &spec.name;
-        let (gateway, gateway6) = (pod4(spec.node, 1), pod6(spec.node, 1));
-        let (own, own6) = (pod4(spec.node, number), pod6(spec.node, number));
-        // As a cluster's network does it: one wire to each pod, one route to each address.
-        node.netns().ip(&format!(
-            "link add v-{number} type veth peer name eth0 netns {}\nlink set v-{number} up\n\
-             addr add {gateway}/32 dev v-{number}\naddr add {gateway6}/128 dev v-{number} nodad\n\
-             route add {own} dev v-{number}\nroute add {own6} dev v-{number}\n",
-            netns.name()
-        ))?;
-        netns.ip(&format!(
-            "link set eth0 up\naddr add {own}/32 dev eth0\naddr add {own6}/128 dev eth0 nodad\n\
-             route add {gateway} dev eth0\nroute add default via {gateway}\n\
-             route add {gateway6} dev eth0\nroute add default via {gateway6}\n"
-        ))?;
+        wire(node, &netns, number)?;
         let place = Place::new(name, netns, cgroup, &self.directory.join("logs"));
         self.pods.push(Pod { spec, place, number });
         Ok(())
@@ -225,20 +253,43 @@ impl Lab {
 
     /// The lowest number on a node that no pod has; 1 is the node's own.
     fn free_number(&self, node: NodeId) -> Option<u8> {
-        (2..=254).find(|number| {
+        (2..AGENT_NUMBERS[0]).find(|number| {
             !self.pods.iter().any(|pod| pod.spec.node == node && pod.number == *number)
         })
     }
 }
 
-fn place_node(id: &str, node: NodeId, directory: &std::path::Path) -> Node {
+/// As a cluster's network does it: one wire to each pod, one route to each address.
+fn wire(node: &Node, netns: &Netns, number: u8) -> Result<()> {
+    let (gateway, gateway6) = (pod4(node.id, 1), pod6(node.id, 1));
+    let (own, own6) = (pod4(node.id, number), pod6(node.id, number));
+    node.netns().ip(&format!(
+        "link add v-{number} type veth peer name eth0 netns {}\nlink set v-{number} up\n\
+         addr add {gateway}/32 dev v-{number}\naddr add {gateway6}/128 dev v-{number} nodad\n\
+         route add {own} dev v-{number}\nroute add {own6} dev v-{number}\n",
+        netns.name()
+    ))?;
+    netns.ip(&format!(
+        "link set eth0 up\naddr add {own}/32 dev eth0\naddr add {own6}/128 dev eth0 nodad\n\
+         route add {gateway} dev eth0\nroute add default via {gateway}\n\
+         route add {gateway6} dev eth0\nroute add default via {gateway6}\n"
+    ))
+}
+
+fn place_node(id: &str, node: NodeId, directory: &std::path::Path, contained: bool) -> Node {
     let netns = Netns::named(format!("cv-{id}-{}", node.name()));
     let logs = directory.join("logs");
     let cgroup = cgroup::of_lab(id).unwrap_or_else(|_| PathBuf::from("/nowhere")).join(node.name());
     Node {
         id: node,
         host: Place::new(node.name(), netns.clone(), cgroup.join("host"), &logs),
-        agent: Place::new(&format!("{}.agent", node.name()), netns, cgroup.join("agent"), &logs),
+        agents: ["agent", "agent2"].map(|name| {
+            let netns = match contained {
+                true => Netns::named(format!("cv-{id}-{}-{name}", node.name())),
+                false => netns.clone(),
+            };
+            Place::new(&format!("{}.{name}", node.name()), netns, cgroup.join("agent"), &logs)
+        }),
     }
 }
 

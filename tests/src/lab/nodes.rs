@@ -56,7 +56,9 @@ impl NodeId {
 pub struct Node {
     pub(crate) id: NodeId,
     pub(crate) host: Place,
-    pub(crate) agent: Place,
+    /// Where its agent runs, and the one that takes over from it: the host's namespace, or
+    /// namespaces of their own, see [`super::Builder::contained`].
+    pub(crate) agents: [Place; 2],
 }
 
 impl Node {
@@ -73,10 +75,6 @@ impl Node {
     /// Which of the two it is.
     pub fn id(&self) -> NodeId {
         self.id
-    }
-
-    pub(crate) fn agent_place(&self) -> &Place {
-        &self.agent
     }
 }
 
@@ -137,6 +135,9 @@ impl Deref for Pod {
         &self.place
     }
 }
+
+/// Numbers in the addresses of agents that have namespaces of their own.
+pub(crate) const AGENT_NUMBERS: [u8; 2] = [253, 254];
 
 pub(crate) const fn wire4(node: NodeId) -> Ipv4Addr {
     Ipv4Addr::new(10, 11, 0, node.number())
