@@ -63,11 +63,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut tasks = Tasks::new(CancellationToken::new());
     let (readiness, ready) = watch::channel(Readiness::Starting("reading workloads".into()));
     let pulses = Pulses::default();
-    let pulse = pulses.add("control");
-    let token = tasks.token();
-    tasks.spawn("heartbeat", async move {
-        token.run_until_cancelled(pulse.run()).await;
-        Ok(())
+    tasks.spawn("heartbeat", {
+        let (token, pulse) = (tasks.token(), pulses.add("control"));
+        async move {
+            token.run_until_cancelled(pulse.run()).await;
+            Ok(())
+        }
     });
     let health = Health { readiness: ready, pulses: pulses.clone() };
     serve(&mut tasks, &config, &metrics, health).await?;
