@@ -9,6 +9,7 @@
 //! A [`Snapshot`] is replaced as a whole and never changed, so that nobody sees a workload
 //! without the policies that came with it.
 
+pub mod announce;
 pub mod authorization;
 pub mod documents;
 pub mod file;
@@ -19,6 +20,7 @@ mod report;
 mod snapshot;
 mod steered;
 
+pub use announce::{Announce, AnnounceError, Announced, Decision, Listed};
 pub use authorization::AuthorizationPolicy;
 pub use model::{MtlsMode, PeerAuthentication, Workload, WorkloadKey};
 pub use pod_uid::{PodUid, PodUidError};
