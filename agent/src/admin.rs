@@ -26,3 +26,4 @@ pub use caller::Caller;
 pub use error::AdminError;
 pub use routes::Routes;
 pub use server::Server;
+pub(crate) use socket::Socket;

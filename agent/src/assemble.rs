@@ -9,6 +9,7 @@
 //! Programs, maps and links stay pinned when the agent stops: enrolled workloads are refused, or
 //! pass by `capture.whenAgentDown`, until the next agent takes over.
 
+mod cni;
 mod enrolment;
 mod hand_over;
 mod kernel;
@@ -39,7 +40,7 @@ use crate::{
     sys,
     tunnel::{Limits, TunnelMetrics},
     workload::{
-        Snapshot,
+        Listed, Snapshot,
         file::{Files, Source},
     },
     workload_api,
@@ -138,6 +139,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         drain,
     };
     let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
+    // The file says who is in the mesh, also of pods that are announced.
+    let announce = Arc::new(Listed::new(&config.node, snapshots.clone()));
     let enrolment = Enrolment::new(
         &config.node,
         snapshots,
@@ -145,8 +148,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         &workers,
         &metrics,
     )?;
-    // For whoever tells the cluster, or holds a pod's start back until it is in.
-    let _steered = enrolment.steered();
+    let (steered, ready) = (enrolment.steered(), readiness.subscribe());
+    cni::offer(&mut front, &config, cni::Parts { announce, steered, ready }, &metrics);
     front.spawn("enrolment", enrolment.run(readiness.clone(), front.token()));
 
     let outcome = until_stop(&mut stop, [&mut front, &mut tasks], &workers).await;
@@ -155,6 +158,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(removal) => removal.is_under_way().await,
         None => false,
     };
+    if is_removed {
+        // First of all: from now on pods start without asking us.
+        cni::leave(&config);
+    }
     tracing::info!(is_removed, "draining");
     front.stop(STOP).await;
     // Before the flows have ended: new ones, which nobody here takes any more, must not wait.

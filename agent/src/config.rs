@@ -32,6 +32,8 @@
 //! removal:                          # default: none
 //!   namespace: culvert-system
 //!   daemonSet: culvert-agent
+//! cni:                              # default: off
+//!   socket: /run/culvert/cni.sock
 //! observe:
 //!   metrics: 0.0.0.0:15020
 //!   readiness: 0.0.0.0:15021
@@ -71,6 +73,9 @@ pub const DEFAULT_ADMIN_SOCKET: &str = "/run/culvert/admin.sock";
 /// all nodes have the same file.
 pub const NODE_VARIABLE: &str = "CULVERT_NODE";
 
+/// Where the agent listens for the CNI plugin, unless set.
+pub const DEFAULT_CNI_SOCKET: &str = "/run/culvert/cni.sock";
+
 /// Everything that a person sets for one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -97,6 +102,8 @@ pub struct Config {
     /// What the agent's own objects in the cluster are called. Default: none, the agent always leaves
     /// its programs in the kernel.
     pub removal: Option<Removal>,
+    /// The CNI plugin's end in the agent. Default: off.
+    pub cni: Option<Cni>,
     /// Metrics, readiness and logs.
     pub observe: Observe,
     /// What an operator on the node may ask.
@@ -211,6 +218,15 @@ pub struct Removal {
     pub namespace: String,
     /// The agents' DaemonSet.
     pub daemon_set: String,
+}
+
+/// The CNI plugin's end in the agent: pods of this node start only once they are steered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cni {
+    /// The unix socket that the plugin asks, of at most 103 bytes; the same path on the node and
+    /// in the agent's container. Default [`DEFAULT_CNI_SOCKET`].
+    pub socket: PathBuf,
 }
 
 /// Metrics, readiness and logs.

@@ -27,6 +27,8 @@ pub mod admin;
 
 pub mod cli;
 
+pub mod cni;
+
 pub mod config;
 
 pub mod workload_api;

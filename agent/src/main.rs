@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use culvert_agent::{
-    assemble, cli,
+    assemble, cli, cni,
     config::{Config, LogFormat, Observe},
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -36,12 +36,17 @@ enum Command {
     },
     /// Show the certificates that this node's agent holds.
     Certs(cli::Certificates),
+    /// Hold pods' starts until they are steered: runs as a CNI plugin, where no command is given.
+    Cni(cni::Arguments),
     /// The certificate authority.
     #[command(subcommand)]
     Ca(culvert_ca::cli::Command),
 }
 
 fn main() -> ExitCode {
+    if cni::is_called(std::env::args_os().next().as_deref()) {
+        std::process::exit(cni::plugin::main());
+    }
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -70,6 +75,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Release { config } => assemble::release(&Config::load(&config)?),
         Command::Certs(command) => Ok(cli::certificates(command)?),
+        Command::Cni(arguments) => cni::run(arguments),
         Command::Ca(command) => culvert_ca::cli::run(command),
     }
 }

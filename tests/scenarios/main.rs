@@ -7,6 +7,7 @@ mod backpressure;
 mod certs;
 mod churn;
 mod clock;
+mod cni;
 mod configuration;
 mod contained;
 mod crowd;

@@ -20,7 +20,7 @@ pub struct Caller {
 
 impl Caller {
     /// Asks the kernel who is at the other end.
-    pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
+    pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let pid = credentials.pid().filter(|pid| *pid > 0);
         Ok(Self { pid, uid: credentials.uid() })
@@ -28,7 +28,7 @@ impl Caller {
 
     /// Whether it is root or our own user. The mode of the socket says the same; this holds also
     /// for a descriptor that was handed on, and while the socket is being made.
-    pub(super) fn may_ask(self) -> bool {
+    pub(crate) fn may_ask(self) -> bool {
         self.uid == 0 || self.uid == geteuid().as_raw()
     }
 }

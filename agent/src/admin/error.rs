@@ -1,31 +1,37 @@
-//! Why the admin socket could not be had.
+//! Why the admin socket, or another of the agent's own, could not be had.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why the admin socket could not be had.
+/// Why the admin socket, or another of the agent's own, could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The directory of the socket cannot be made.
-    #[error("cannot make directory {path} for the admin socket; set `admin.socket`")]
+    #[error("cannot make directory {path} for a socket; set `{setting}`")]
     Directory {
         /// The directory.
         path: PathBuf,
+        /// What names the socket in the configuration.
+        setting: &'static str,
         /// What the system said.
         #[source]
         source: io::Error,
     },
     /// Something that is no socket has its name.
-    #[error("{path} exists and is no socket; remove it or set `admin.socket`")]
+    #[error("{path} exists and is no socket; remove it or set `{setting}`")]
     NotASocket {
-        /// `admin.socket`.
+        /// The socket.
         path: PathBuf,
+        /// What names it in the configuration.
+        setting: &'static str,
     },
     /// It cannot be listened on.
-    #[error("cannot listen on {path}; set `admin.socket` to a place that root may write to")]
+    #[error("cannot listen on {path}; set `{setting}` to a place that root may write to")]
     Listen {
-        /// `admin.socket`.
+        /// The socket.
         path: PathBuf,
+        /// What names it in the configuration.
+        setting: &'static str,
         /// What the system said.
         #[source]
         source: io::Error,

@@ -43,7 +43,7 @@ impl Server {
     /// When called outside a tokio runtime.
     pub fn bind(path: &Path, routes: Routes, registry: &Registry) -> Result<Self, AdminError> {
         let metrics = AdminMetrics::register(registry).map_err(AdminError::Metrics)?;
-        Ok(Self { socket: Socket::bind(path)?, routes, metrics })
+        Ok(Self { socket: Socket::bind(path, "admin.socket")?, routes, metrics })
     }
 
     /// Answers until `stop` is cancelled, then cuts what is open, joins it and removes the socket.

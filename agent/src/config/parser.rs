@@ -13,8 +13,8 @@ use serde_saphyr::{Location, Spanned};
 
 use super::yaml::YamlError;
 use super::{
-    Admin, Ca, Capture, Config, DEFAULT_ADMIN_SOCKET, HumanDuration, Mesh, NODE_VARIABLE, Observe,
-    Removal, Tunnel, WorkloadApi, is_dns_name, raw,
+    Admin, Ca, Capture, Cni, Config, DEFAULT_ADMIN_SOCKET, DEFAULT_CNI_SOCKET, HumanDuration, Mesh,
+    NODE_VARIABLE, Observe, Removal, Tunnel, WorkloadApi, is_dns_name, raw,
 };
 
 /// Linux: `sun_path` has 108 bytes, one of them a final zero; four are left for the other name
@@ -41,6 +41,7 @@ impl Parser<'_> {
             tunnel: self.tunnel(raw.tunnel)?,
             workload_api: raw.workload_api.map(|api| self.workload_api(api)).transpose()?,
             removal: raw.removal.map(|removal| self.removal(removal)).transpose()?,
+            cni: raw.cni.map(|cni| self.cni(cni)).transpose()?,
             observe: self.observe(raw.observe)?,
             admin: Admin {
                 socket: self.socket(raw.admin.socket, "admin.socket", DEFAULT_ADMIN_SOCKET)?,
@@ -197,6 +198,10 @@ impl Parser<'_> {
             namespace,
             daemon_set: self.name(raw.daemon_set, "removal.daemonSet", expected)?,
         })
+    }
+
+    fn cni(&self, raw: raw::Cni) -> Result<Cni, YamlError> {
+        Ok(Cni { socket: self.socket(raw.socket, "cni.socket", DEFAULT_CNI_SOCKET)? })
     }
 
     /// A whole number within a range.

@@ -22,6 +22,7 @@ pub(super) struct Raw {
     pub(super) tunnel: Tunnel,
     pub(super) workload_api: Option<WorkloadApi>,
     pub(super) removal: Option<Removal>,
+    pub(super) cni: Option<Cni>,
     #[serde(default)]
     pub(super) observe: Observe,
     #[serde(default)]
@@ -79,6 +80,12 @@ pub(super) struct WorkloadApi {
 pub(super) struct Removal {
     pub(super) namespace: Spanned<String>,
     pub(super) daemon_set: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Cni {
+    pub(super) socket: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]

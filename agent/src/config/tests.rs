@@ -46,6 +46,7 @@ tunnel:
   workers: 2
   drainTimeout: 250ms
 workloadApi: {socket: api/api.sock}
+cni: {socket: cni.sock}
 observe:
   metrics: 127.0.0.1:0
   readiness: \"[::]:15021\"
@@ -66,6 +67,8 @@ admin:
     assert_eq!(config.tunnel.drain_timeout, Duration::from_millis(250));
     let socket = config.workload_api.as_ref().map(|api| api.socket.as_path());
     assert_eq!(socket, Some(Path::new("/etc/culvert/api/api.sock")));
+    let socket = config.cni.as_ref().map(|cni| cni.socket.as_path());
+    assert_eq!(socket, Some(Path::new("/etc/culvert/cni.sock")));
     assert_eq!(config.observe.log_format, LogFormat::Json);
     assert!(!config.observe.access_log);
 }
@@ -75,7 +78,7 @@ fn what_is_printed_reads_back_as_the_same() {
     let config = parse(
         "node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\nworkloadApi: {socket: /a/b}\n\
          capture: {hostProc: /host/proc, cgroup: /host/sys/fs/cgroup}\n\
-         removal: {namespace: culvert-system, daemonSet: culvert-agent}\n",
+         removal: {namespace: culvert-system, daemonSet: culvert-agent}\ncni: {}\n",
     )
     .unwrap();
     let printed = config.print().unwrap();
@@ -89,7 +92,7 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
             "nod: node1\n",
             "/etc/culvert/agent.yaml:1:1: unknown field `nod`; expected one of `node`, \
              `trustDomain`, `workloads`, `policies`, `mesh`, `ca`, `capture`, `tunnel`, \
-             `workloadApi`, `removal`, `observe`, `admin`",
+             `workloadApi`, `removal`, `cni`, `observe`, `admin`",
         ),
         (
             "trustDomain: a.b\n",
