@@ -131,6 +131,12 @@ pub trait Residents: Send + Sync + 'static {
     /// Cancel safe.
     async fn anywhere(&self, id: &SpiffeId) -> Result<(), Rule>;
 
+    /// The node for which `caller` speaks, if it is an agent of one: what it has in force, and what
+    /// it is given, is then noted for that node. Anybody else on the node says nothing about it.
+    ///
+    /// Cancel safe.
+    async fn node_of(&self, caller: &Caller) -> Option<String>;
+
     /// Called every second on a thread that may block: for what is followed by looking at it.
     fn look(&self) {}
 }

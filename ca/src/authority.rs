@@ -30,7 +30,7 @@ use crate::profile::{self, ServerName};
 use crate::request::ProvenKey;
 use crate::rotation;
 use crate::source::Cacerts;
-use crate::state::{self, State};
+use crate::state::{self, Phase, State};
 use crate::store::{DirectoryStore, Store, Swap};
 
 mod error;
@@ -70,6 +70,10 @@ pub struct Authority {
     steady_since: AtomicI64,
     /// Whether the operator's files were refused the last time.
     source_refused: AtomicBool,
+    /// The believed roots, PEM.
+    roots: watch::Sender<Arc<str>>,
+    /// Whether this replica moves the rotation on and looks at the operator's files.
+    leads: AtomicBool,
     /// Guards what is known of the store; held across its operations, by the care of it alone.
     keeper: Mutex<Keeper>,
 }
@@ -116,14 +120,13 @@ impl Authority {
             Source::Cacerts(directory) => Some(Cacerts::new(directory.clone())),
         };
         let stored = match stored::read(&*store, &domain).await? {
+            Some(stored) if stored.live.root_end <= now => {
+                succeed(&*store, &settings, stored, source.as_mut(), now).await?
+            }
             Some(stored) => stored,
             None => begin(&*store, &settings, source.as_mut(), now).await?,
         };
         let seconds = now.unix_timestamp();
-        let not_after = stored.live.root_end;
-        if not_after <= now {
-            return Err(AuthorityError::RootExpired { not_after });
-        }
         let authority = Self {
             trust_domain: domain,
             settings,
@@ -134,6 +137,8 @@ impl Authority {
             confirmed: AtomicI64::new(seconds),
             steady_since: AtomicI64::new(seconds),
             source_refused: AtomicBool::new(false),
+            roots: watch::Sender::new(stored.live.roots.as_str().into()),
+            leads: AtomicBool::new(true),
             live: ArcSwap::from_pointee(stored.live),
             keeper: Mutex::new(Keeper::new(stored.state, stored.version, source)),
         };
@@ -145,6 +150,8 @@ impl Authority {
     async fn settle_in(&self, now: OffsetDateTime) -> Result<(), AuthorityError> {
         let mut keeper = self.keeper.lock().await;
         self.settle(&mut keeper).await?;
+        // What signed may have ended while nothing ran.
+        self.look_at_source(&mut keeper, now).await?;
         self.turn_over(&mut keeper, now).await?;
         let seconds = now.unix_timestamp();
         let plan = rotation::plan(&keeper.state, &keeper.facts(self), seconds);
@@ -166,6 +173,22 @@ impl Authority {
     /// The bundle to push to agents: the one in force, then each that replaces it.
     pub fn published(&self) -> watch::Receiver<Arc<PublishedBundle>> {
         self.published.subscribe()
+    }
+
+    /// The believed roots as they are published, PEM; then each that replaces them.
+    pub fn roots(&self) -> watch::Receiver<Arc<str>> {
+        self.roots.subscribe()
+    }
+
+    /// Says whether this replica leads: one that does not follows what others do, and signs all the
+    /// same. Until told otherwise each one leads, which costs double work and nothing else.
+    pub fn lead(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Relaxed);
+    }
+
+    /// Whether this replica leads.
+    pub fn leads(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
     }
 
     /// Which keys sign now.
@@ -217,6 +240,11 @@ impl Authority {
         }
         let params = profile::leaf(id, key.kind, now, self.end_of_leaf(&keys, life, now)?)?;
         sign(&keys, &params, &key.key, id, now)
+    }
+
+    /// Says why nothing can be signed now, if so.
+    pub fn can_sign(&self, now: OffsetDateTime) -> Result<(), AuthorityError> {
+        self.end_of_leaf(&self.live.load(), Duration::from_mins(1), now).map(|_| ())
     }
 
     /// Issues the certificate that the authority's own server presents, and its key (PKCS#8).
@@ -283,6 +311,41 @@ async fn begin(
         info!(trust_domain = %domain, "first root certificate in use");
     }
     stored::read(store, domain).await?.ok_or(AuthorityError::Lost)
+}
+
+/// Puts the operator's files at once in the place of a root that is over: nobody believes anything
+/// under it any more, so that there is nothing to wait for.
+async fn succeed(
+    store: &dyn Store,
+    settings: &Settings,
+    stored: stored::Stored,
+    source: Option<&mut Cacerts>,
+    now: OffsetDateTime,
+) -> Result<stored::Stored, AuthorityError> {
+    let domain = &settings.trust_domain;
+    let not_after = stored.live.root_end;
+    let expired = AuthorityError::RootExpired { not_after };
+    let Some(source) = source else { return Err(expired) };
+    let files = source.look(domain, settings.largest_ttl_seconds(), now).await?;
+    let Some(files) = files else { return Err(expired) };
+    let seconds = now.unix_timestamp();
+    let replaced = stored::replace(store, domain, (stored.state, stored.version), |state| {
+        let state = files.adopt(state.clone(), seconds).unwrap_or(state);
+        let Some(next) = state.in_phase(Phase::Prepared) else { return Ok(None) };
+        let generation = next.number;
+        let change = rotation::Change::Activated { generation, cross: None, issuing: None };
+        Ok(Some(rotation::apply(state, change, seconds)))
+    })
+    .await?;
+    let stored = match replaced {
+        Some(stored) => {
+            info!(ended = %not_after, "root is over; the plugged-in CA signs in its place");
+            stored
+        }
+        // Another replica did it.
+        None => stored::read(store, domain).await?.ok_or(AuthorityError::Lost)?,
+    };
+    if stored.live.root_end <= now { Err(expired) } else { Ok(stored) }
 }
 
 /// Signs, then verifies as a peer would; nothing leaves that does not hold.

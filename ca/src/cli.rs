@@ -11,7 +11,9 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use culvert_spiffe::TrustDomain;
 use time::OffsetDateTime;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
@@ -19,7 +21,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::attest::NodeTokens;
+use crate::attest::{Authenticator, NodeTokens, Residents};
 use crate::audit::chain::{self, Chained};
 use crate::authority::{Authority, Lifetimes, Settings};
 use crate::directory::{Directory, write_secret};
@@ -28,13 +30,17 @@ use crate::jwt::JwtKeys;
 use crate::placement::PlacementFile;
 use crate::profile::ServerName;
 use crate::server::{self, Parts};
-use crate::store::DirectoryStore;
+use crate::store::{DirectoryStore, Store};
 
+mod cluster;
 mod jwt;
+mod place;
 mod roots;
 mod timing;
 
+use cluster::{ClusterOptions, patiently};
 use jwt::JwtOptions;
+use place::Place;
 pub(crate) use roots::moment;
 use roots::{Named, RotateRoot, Status};
 use timing::RootOptions;
@@ -42,7 +48,7 @@ use timing::RootOptions;
 /// The certificate authority.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve certificates to nodes; makes the root in --dir when there is none.
+    /// Serve certificates to nodes; makes the root when there is none.
     Serve(Box<Serve>),
     /// Tokens by which nodes prove themselves.
     #[command(subcommand)]
@@ -63,18 +69,18 @@ pub enum Command {
 /// Arguments of `culvert ca serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Directory of the keys; made when absent, readable by its owner only.
-    #[arg(long)]
-    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Address to serve on.
     #[arg(long, default_value = "0.0.0.0:15012")]
     listen: SocketAddr,
     /// Trust domain of every identity issued.
     #[arg(long, default_value = "cluster.local")]
     trust_domain: TrustDomain,
-    /// The agents' workloads.yaml: says which identities each node may ask for. Followed.
-    #[arg(long)]
-    workloads: PathBuf,
+    /// The agents' workloads.yaml: says which identities each node may ask for. Followed. In a
+    /// cluster its pods say that.
+    #[arg(long, required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    workloads: Option<PathBuf>,
     /// Host name or address by which clients that check no SPIFFE ID know this server; repeatable.
     #[arg(long = "san")]
     names: Vec<ServerName>,
@@ -91,7 +97,10 @@ pub struct Serve {
     roots: RootOptions,
     #[command(flatten)]
     jwt: JwtOptions,
-    /// Address of `/metrics` for Prometheus; none without it.
+    #[command(flatten)]
+    cluster: ClusterOptions,
+    /// Address of `/metrics` for Prometheus, and of `/healthz/ready` and `/healthz/live`; none
+    /// without it.
     #[arg(long)]
     metrics: Option<SocketAddr>,
     /// End each audit line with the SHA-256 of the line before, for `culvert ca audit verify`.
@@ -162,6 +171,10 @@ fn run_async(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<(
         .block_on(work)
 }
 
+/// What is not in the log: the audit, and the API server's answers, which its client would log
+/// whole when it cannot read one, with the keys in it.
+const APART: [&str; 2] = ["audit", "kube_client::client"];
+
 fn start_log(filter: EnvFilter, chain: bool) {
     let audit = fmt::layer().without_time().with_level(false).with_target(false).with_ansi(false);
     let audit = if chain {
@@ -173,65 +186,127 @@ fn start_log(filter: EnvFilter, chain: bool) {
     let log = fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .with_filter(filter_fn(|metadata| metadata.target() != "audit"))
+        .with_filter(filter_fn(|metadata| !APART.contains(&metadata.target())))
         .with_filter(filter);
     // Fails only when the caller's own is in place, which is then the one to use.
     let _ = tracing_subscriber::registry().with(audit).with(log).try_init();
 }
 
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
-    start_log(arguments.log, arguments.audit_chain);
+    start_log(arguments.log.clone(), arguments.audit_chain);
     let Serve { default_ttl, min_ttl, max_ttl, .. } = arguments;
     anyhow::ensure!(
         min_ttl <= default_ttl && default_ttl <= max_ttl,
         "--min-ttl, --default-ttl and --max-ttl must not decrease in this order"
     );
-    let directory = Directory::open(&arguments.dir)?;
-    let authenticator = NodeTokens::open(&directory)?;
-    let settings = Settings {
-        trust_domain: arguments.trust_domain.clone(),
-        largest_ttl: max_ttl,
-        timing: arguments.roots.timing(),
-        source: arguments.roots.source(),
-    };
-    let store = Arc::new(DirectoryStore::new(directory));
-    let times = arguments.jwt.times()?;
-    let jwt_keys = JwtKeys::open(store.clone(), times, OffsetDateTime::now_utc()).await?;
-    let authority = Authority::with(store, settings, OffsetDateTime::now_utc()).await?;
-    let placement = PlacementFile::open(&arguments.workloads, arguments.trust_domain)?;
-    let listener = server::bind(arguments.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; is it taken?", arguments.listen))?;
-    let metrics = match arguments.metrics {
-        Some(address) => Some(
-            server::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on {address}; is it taken?"))?,
-        ),
-        None => None,
-    };
-    let parts = Parts {
-        authority: Arc::new(authority),
-        placement: Arc::new(placement),
-        authenticator,
-        lifetimes: Lifetimes { default: default_ttl, least: min_ttl, most: max_ttl },
-        names: arguments.names,
-        jwt_keys: Some(Arc::new(jwt_keys)),
-        metrics,
-    };
-    let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
-    let cancel = CancellationToken::new();
-    let server = server::serve(listener, parts, cancel.clone());
-    tokio::pin!(server);
-    // Either signal stops, and a server that ends by itself was not asked to; order is no matter.
-    tokio::select! {
-        ended = &mut server => return Ok(ended?),
-        _ = terminate.recv() => info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => info!("SIGINT: stopping"),
+    if arguments.place.kubernetes {
+        return serve_cluster(arguments).await;
     }
-    cancel.cancel();
-    Ok(server.await?)
+    let directory = arguments.place.directory()?;
+    let workloads = arguments.workloads.as_ref().context("give the workloads with --workloads")?;
+    let placement = PlacementFile::open(workloads, arguments.trust_domain.clone())?;
+    let authenticator = NodeTokens::open(&directory)?;
+    let store: Arc<dyn Store> = Arc::new(DirectoryStore::new(directory));
+    let (authority, jwt_keys) = arguments.open(&store).await?;
+    let outside = Outside { authenticator, residents: Arc::new(placement), names: Vec::new() };
+    arguments.run(authority, jwt_keys, outside, JoinSet::new(), CancellationToken::new()).await
+}
+
+async fn serve_cluster(arguments: Serve) -> anyhow::Result<()> {
+    let (namespace, domain) = (&arguments.place.namespace, &arguments.trust_domain);
+    let parts = arguments.cluster.parts(namespace, domain).await?;
+    let store = parts.store;
+    let (authority, jwt_keys) = patiently(async || arguments.open(&store).await).await?;
+    let outside = Outside {
+        authenticator: parts.authenticator,
+        residents: parts.residents,
+        names: parts.names,
+    };
+    let cancel = CancellationToken::new();
+    let beside = parts.tasks.start(&authority, &cancel);
+    arguments.run(authority, jwt_keys, outside, beside, cancel).await
+}
+
+/// What tells who calls and who runs where, and the names that come with it.
+struct Outside<A> {
+    authenticator: A,
+    residents: Arc<dyn Residents>,
+    names: Vec<ServerName>,
+}
+
+impl Serve {
+    /// Opens the authority and its other keys; may be tried again.
+    async fn open(&self, store: &Arc<dyn Store>) -> anyhow::Result<(Arc<Authority>, Arc<JwtKeys>)> {
+        let settings = Settings {
+            trust_domain: self.trust_domain.clone(),
+            largest_ttl: self.max_ttl,
+            timing: self.roots.timing(),
+            source: self.roots.source(),
+        };
+        let now = OffsetDateTime::now_utc();
+        let jwt_keys = JwtKeys::open(store.clone(), self.jwt.times()?, now).await?;
+        let authority = Authority::with(store.clone(), settings, now).await?;
+        Ok((Arc::new(authority), Arc::new(jwt_keys)))
+    }
+
+    /// Serves until a signal; `beside` are tasks that end with `cancel`, and not before.
+    async fn run<A: Authenticator>(
+        self,
+        authority: Arc<Authority>,
+        jwt_keys: Arc<JwtKeys>,
+        outside: Outside<A>,
+        mut beside: JoinSet<()>,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let listener = listen(self.listen).await?;
+        let metrics = match self.metrics {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let mut names = self.names;
+        names.extend(outside.names);
+        let parts = Parts {
+            authority,
+            placement: outside.residents,
+            authenticator: outside.authenticator,
+            lifetimes: Lifetimes {
+                default: self.default_ttl,
+                least: self.min_ttl,
+                most: self.max_ttl,
+            },
+            names,
+            jwt_keys: Some(jwt_keys),
+            metrics,
+        };
+        let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
+        let server = server::serve(listener, parts, cancel.clone());
+        tokio::pin!(server);
+        // Either signal stops, and whatever ends by itself was not asked to; order is no matter.
+        let ended = tokio::select! {
+            ended = &mut server => Some(ended),
+            _ = terminate.recv() => { info!("SIGTERM: stopping"); None }
+            _ = interrupt.recv() => { info!("SIGINT: stopping"); None }
+            Some(ended) = beside.join_next() => {
+                ended.context("a task beside the server panicked; its message stands above")?;
+                anyhow::bail!("a task beside the server ended by itself; start it again");
+            }
+        };
+        cancel.cancel();
+        let ended = match ended {
+            Some(ended) => ended,
+            None => server.await,
+        };
+        while let Some(task) = beside.join_next().await {
+            task.context("a task beside the server panicked; its message stands above")?;
+        }
+        Ok(ended?)
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = server::bind(address).await;
+    bound.with_context(|| format!("cannot listen on {address}; is it taken?"))
 }
 
 fn create_token(arguments: &Create) -> anyhow::Result<()> {
@@ -287,6 +362,19 @@ mod tests {
         for wrong in ["--san a_b/c", "--trust-domain TD", "--min-ttl 10", "--listen x"] {
             let words = format!("ca serve --dir d --workloads w {wrong}");
             assert!(Program::try_parse_from(words.split(' ')).is_err(), "{wrong}");
+        }
+        assert!(Program::try_parse_from(["ca", "serve", "--kubernetes"]).is_ok());
+        assert!(Program::try_parse_from(["ca", "status", "--kubernetes"]).is_ok());
+        for wrong in [
+            "serve",
+            "serve --dir d",
+            "serve --kubernetes --dir d",
+            "serve --kubernetes --workloads w",
+            "status",
+            "taint 1 --kubernetes --dir d",
+        ] {
+            let words = std::iter::once("ca").chain(wrong.split(' '));
+            assert!(Program::try_parse_from(words).is_err(), "{wrong}");
         }
     }
 

@@ -30,6 +30,7 @@ pub mod duration;
 pub mod enrolment;
 pub mod heard;
 pub mod jwt;
+pub mod kubernetes;
 mod metrics;
 pub mod placement;
 pub mod profile;

@@ -23,6 +23,7 @@ pub(crate) struct CaMetrics {
     holding_nodes: IntGauge,
     cacerts_refused: IntGauge,
     confirmed: IntGauge,
+    leads: IntGauge,
 }
 
 impl CaMetrics {
@@ -88,6 +89,10 @@ impl CaMetrics {
                 "culvert_ca_store_confirmed_seconds",
                 "When the store was last read whole, in seconds since 1970.",
             )?,
+            leads: IntGauge::new(
+                "culvert_ca_leads",
+                "1 while this replica moves the rotation of roots on and publishes them, else 0.",
+            )?,
         };
         registry.register(Box::new(metrics.issued.clone()))?;
         registry.register(Box::new(metrics.jwt_svids.clone()))?;
@@ -103,6 +108,7 @@ impl CaMetrics {
         registry.register(Box::new(metrics.holding_nodes.clone()))?;
         registry.register(Box::new(metrics.cacerts_refused.clone()))?;
         registry.register(Box::new(metrics.confirmed.clone()))?;
+        registry.register(Box::new(metrics.leads.clone()))?;
         Ok(metrics)
     }
 
@@ -146,5 +152,6 @@ impl CaMetrics {
         self.holding_nodes.set(figures.holding_nodes.try_into().unwrap_or(i64::MAX));
         self.cacerts_refused.set(i64::from(figures.source_refused));
         self.confirmed.set(figures.confirmed);
+        self.leads.set(i64::from(authority.leads()));
     }
 }

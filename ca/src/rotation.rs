@@ -195,9 +195,11 @@ pub fn plan(state: &State, facts: &Facts<'_>, now: i64) -> Plan {
             (since(state, generation).saturating_add(timing.rollback), Wait::Rollback)
         }
     };
+    // Under a root that is over nobody believes anything, nor reaches the authority to say so.
+    let over = matches!(step, Step::Activate { .. }) && facts.root_end <= now;
     if step == Step::Prepare && facts.source == Origin::Plugged {
         holds.push(Hold::Operator);
-    } else if now < until {
+    } else if now < until && !over {
         holds.push(Hold::Early { until, why });
     }
     if let Step::Activate { .. } | Step::Remove { .. } = step {
@@ -205,7 +207,9 @@ pub fn plan(state: &State, facts: &Facts<'_>, now: i64) -> Plan {
         if now < steady {
             holds.push(Hold::Unsteady { until: steady });
         }
-        holds.extend(held_by_nodes(state, step, facts.nodes, now));
+        if !over {
+            holds.extend(held_by_nodes(state, step, facts.nodes, now));
+        }
     }
     Plan { step, holds }
 }

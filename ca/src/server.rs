@@ -34,6 +34,7 @@ mod client_certificate;
 mod connection;
 mod exposition;
 mod gate;
+mod health;
 pub(crate) mod limits;
 
 use care::Care;
@@ -41,6 +42,7 @@ use certificate::ServerCertificate;
 pub(crate) use connection::Peer;
 pub(crate) use gate::Decided;
 use gate::GateLayer;
+use health::Health;
 
 /// Longest message read.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
@@ -118,10 +120,12 @@ pub async fn serve<A: Authenticator>(
     let mut tasks = JoinSet::new();
     let (accepted, mut incoming) = mpsc::channel(ACCEPTED_WAITING);
     tasks.spawn(accept::run(listener, tls, accepted, collectors.clone(), cancel.clone()));
-    let care = Care::new(authority.clone(), placement.clone(), certificate, collectors.clone());
+    let health = Arc::new(Health::new(authority.clone()));
+    let (roots, who) = (authority.clone(), placement.clone());
+    let care = Care::new(roots, who, certificate, collectors.clone(), health.clone());
     tasks.spawn(care.run(cancel.clone()));
     if let Some(listener) = metrics {
-        tasks.spawn(exposition::run(listener, registry, cancel.clone()));
+        tasks.spawn(exposition::run(listener, registry, health, cancel.clone()));
     }
 
     let admission = Arc::new(Admission::new(authority.clone(), placement, authenticator));

@@ -27,7 +27,7 @@ use admit::Admission;
 
 /// The metadata key under which a node names the workload it asks for.
 const IMPERSONATED_IDENTITY: &str = "ImpersonatedIdentity";
-/// What callers are noted as whose proof names no node: together, they make roots turn over slowly.
+/// What callers are noted as that speak for no node: together, they make roots turn over slowly.
 const ELSEWHERE: &str = "(callers without a node)";
 
 /// The authority behind its API.
@@ -70,7 +70,8 @@ impl<A: Authenticator> Service<A> {
             self.authority.issue(&id, &key, life, now).map_err(|error| signing_rule(&error))?;
         record.serial = Some(issued.serial.clone());
         record.not_after = Some(issued.not_after.as_secs());
-        self.authority.heard(caller.node().unwrap_or(ELSEWHERE), Heard::Issued, now);
+        let node = self.admission.node_of(&caller).await;
+        self.authority.heard(node.as_deref().unwrap_or(ELSEWHERE), Heard::Issued, now);
         let now = u64::try_from(now.unix_timestamp()).unwrap_or(0);
         record.ttl = Some(issued.not_after.as_secs().saturating_sub(now));
         record.generation = Some(issued.generation.into());

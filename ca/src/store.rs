@@ -14,6 +14,7 @@ use std::pin::Pin;
 use zeroize::Zeroizing;
 
 use crate::directory::DirectoryError;
+use crate::kubernetes::KubernetesError;
 
 mod directory;
 
@@ -104,6 +105,20 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The API server did not do it.
+    #[error("cannot use the authority's objects in the cluster")]
+    Kubernetes(#[from] KubernetesError),
+    /// There is a Secret of that name which is not ours.
+    #[error(
+        "Secret {secret} is there and is not the authority's; give it another name, or remove it"
+    )]
+    ForeignSecret {
+        /// Its name.
+        secret: String,
+    },
+    /// The API server told no version.
+    #[error("API server tells no resourceVersion of a Secret; nothing can be compared by it")]
+    NoVersion,
     /// The process is stopping.
     #[error("work on the store was cut off; the authority is stopping")]
     Stopping,

@@ -57,7 +57,8 @@ pub struct Settings {
     pub root_file: PathBuf,
     /// `ca.bundleFile`: where the trust bundle in force is kept. Read at the start.
     pub bundle_file: PathBuf,
-    /// `ca.tokenFile`: the node's token. Read at every request.
+    /// `ca.tokenFile`: the node's token, or in a cluster the agent's own service-account token,
+    /// which the kubelet replaces. Read at every request.
     pub token_file: PathBuf,
     /// This node's name, for the log.
     pub node: String,
@@ -71,7 +72,10 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     /// The node's token cannot be read.
-    #[error("cannot read node token {path}; make one with `culvert ca token create {node}`")]
+    #[error(
+        "cannot read node token {path}; in a cluster mount the projected token there, elsewhere \
+         make one with `culvert ca token create {node}`"
+    )]
     ReadToken {
         /// `ca.tokenFile`.
         path: PathBuf,
@@ -82,7 +86,10 @@ pub enum IssueError {
         source: std::io::Error,
     },
     /// The node's token is no text that fits a header.
-    #[error("node token {path} is malformed; make one with `culvert ca token create {node}`")]
+    #[error(
+        "node token {path} is malformed; in a cluster mount the projected token there, elsewhere \
+         make one with `culvert ca token create {node}`"
+    )]
     Token {
         /// `ca.tokenFile`.
         path: PathBuf,
@@ -101,7 +108,8 @@ pub enum IssueError {
     /// The authority refused.
     #[error(
         "authority refused a certificate for {id} ({code:?}); its audit log names the rule: \
-         mostly the workload is not on this node in the authority's workloads file"
+         mostly the workload is not on this node, as the authority's workloads file or the cluster \
+         has it"
     )]
     Refused {
         /// For whom.

@@ -9,6 +9,7 @@
 //! The API server stands behind two small traits, so that the rules need no cluster to be tested.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use pods::{NodePods, Permissions};
 pub use tokens::ServiceAccountTokens;
@@ -47,14 +48,47 @@ pub struct Review {
 /// Asks the API server, or a cache that follows it, about pods.
 #[tonic::async_trait]
 pub trait PodDirectory: Send + Sync + 'static {
+    /// Whether it follows the pods, so that a look at what it knows costs the API server nothing.
+    fn follows(&self) -> bool {
+        false
+    }
+
     /// The pod of this name, if there is one now. Must be cancel safe.
     async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ApiServerError>;
 
-    /// All pods that are bound to `node` now, finished ones too. Must be cancel safe.
-    async fn pods_on(&self, node: &str) -> Result<Vec<Pod>, ApiServerError>;
+    /// All pods that are bound to `node`, finished ones too. Must be cancel safe.
+    async fn pods_on(&self, node: &str, freshness: Freshness) -> Result<Vec<Pod>, ApiServerError>;
 
     /// All pods of a service account, on whatever node. Must be cancel safe.
     async fn pods_of(&self, namespace: &str, account: &str) -> Result<Vec<Pod>, ApiServerError>;
+}
+
+#[tonic::async_trait]
+impl<T: PodDirectory> PodDirectory for Arc<T> {
+    fn follows(&self) -> bool {
+        (**self).follows()
+    }
+
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ApiServerError> {
+        (**self).pod(namespace, name).await
+    }
+
+    async fn pods_on(&self, node: &str, freshness: Freshness) -> Result<Vec<Pod>, ApiServerError> {
+        (**self).pods_on(node, freshness).await
+    }
+
+    async fn pods_of(&self, namespace: &str, account: &str) -> Result<Vec<Pod>, ApiServerError> {
+        (**self).pods_of(namespace, account).await
+    }
+}
+
+/// How new an answer has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// What is followed may be a moment behind.
+    Followed,
+    /// As the API server has it now, asked anew.
+    Now,
 }
 
 /// What is needed of a pod.

@@ -20,7 +20,8 @@ pub enum AuthorityError {
     /// There is no state document where there was one.
     #[error(
         "the authority's state document is gone, but its root certificates are there; restore \
-         it from a backup, or remove root-cert.pem too to begin a new mesh"
+         it from a backup, or remove root-cert.pem too (in a cluster: the ConfigMap \
+         culvert-root-cert in its namespace) to begin a new mesh"
     )]
     Lost,
     /// The state document is of an earlier day than what is in use.
@@ -38,7 +39,9 @@ pub enum AuthorityError {
     #[error("others change the authority's state all the time; trying again")]
     Contended,
     /// The state belongs to another trust domain.
-    #[error("the authority's state is of trust domain {found}, not {asked}; use another --dir")]
+    #[error(
+        "the authority's state is of trust domain {found}, not {asked}; use another --dir or namespace"
+    )]
     ForeignTrustDomain {
         /// The one it is of.
         found: String,
@@ -46,7 +49,11 @@ pub enum AuthorityError {
         asked: TrustDomain,
     },
     /// The root is over.
-    #[error("root certificate ended {not_after}; make a new one in another --dir")]
+    #[error(
+        "root certificate ended {not_after}; plug in a CA that is valid with --cacerts, or begin a \
+         new mesh in another --dir, in a cluster without the Secret culvert-ca and the ConfigMap \
+         culvert-root-cert of its namespace"
+    )]
     RootExpired {
         /// Its end.
         not_after: OffsetDateTime,

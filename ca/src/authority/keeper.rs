@@ -89,12 +89,17 @@ impl Authority {
             warn!("what nodes acknowledged was lost; root rotation waits until they say it again");
             self.distrust_clock(now);
         }
-        self.overtake(keeper, seconds).await?;
-        self.look_at_source(keeper, now).await?;
-        self.turn_over(keeper, now).await?;
-        let plan = self.rotate(keeper, now).await?;
-        keeper.warn(&plan, seconds);
-        self.publish().await?;
+        let plan = if self.leads() {
+            self.overtake(keeper, seconds).await?;
+            self.look_at_source(keeper, now).await?;
+            self.turn_over(keeper, now).await?;
+            let plan = self.rotate(keeper, now).await?;
+            keeper.warn(&plan, seconds);
+            self.publish().await?;
+            plan
+        } else {
+            rotation::plan(&keeper.state, &keeper.facts(self), seconds)
+        };
         self.figures.store(Arc::new(Figures {
             source_refused: self.source_refused.load(Ordering::Relaxed),
             ..Figures::of(&keeper.state, &plan, &self.live.load(), seconds)
@@ -125,6 +130,13 @@ impl Authority {
         self.published.send_if_modified(|before| {
             let changed = **before != *published;
             *before = published;
+            changed
+        });
+        self.roots.send_if_modified(|before| {
+            let changed = **before != *live.roots;
+            if changed {
+                *before = live.roots.as_str().into();
+            }
             changed
         });
         let generation = live.generation;
@@ -197,7 +209,8 @@ impl Authority {
         Ok(())
     }
 
-    async fn look_at_source(
+    /// Takes in the operator's files when they are new.
+    pub(super) async fn look_at_source(
         &self,
         keeper: &mut Keeper,
         now: OffsetDateTime,

@@ -18,7 +18,7 @@ pub(crate) enum OrderError {
     #[error("cannot change the authority's state")]
     Authority(#[from] AuthorityError),
     /// There is no state.
-    #[error("there is no authority here; start `culvert ca serve` with this --dir once")]
+    #[error("there is no authority here; start `culvert ca serve` on it once")]
     Absent,
     /// A rotation is under way.
     #[error("a rotation is under way, its next step: {0}; see `--plan`")]

@@ -2,15 +2,13 @@
 //! server running on it.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::authority::operate::{self, OrderError, Sight, describe};
-use crate::directory::Directory;
-use crate::store::DirectoryStore;
+use super::place::Place;
+use crate::authority::operate::{self, Sight, describe};
 
 mod report;
 
@@ -19,9 +17,8 @@ use report::Report;
 /// Arguments of `culvert ca status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Directory of the authority.
-    #[arg(long)]
-    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// How to show it.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -40,9 +37,8 @@ pub(super) enum Format {
 /// Arguments of `culvert ca rotate-root`.
 #[derive(Debug, Args)]
 pub struct RotateRoot {
-    /// Directory of the authority.
-    #[arg(long)]
-    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Only show the next step and what holds it.
     #[arg(long, conflicts_with = "force")]
     plan: bool,
@@ -57,14 +53,13 @@ pub struct RotateRoot {
 pub struct Named {
     /// Number of the root, as `culvert ca status` has it.
     generation: u64,
-    /// Directory of the authority.
-    #[arg(long)]
-    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub(super) async fn status(arguments: Status) -> anyhow::Result<()> {
     let now = OffsetDateTime::now_utc();
-    let sight = operate::look(&open(&arguments.dir)?, None, now).await?;
+    let sight = operate::look(&*arguments.place.store().await?, None, now).await?;
     let report = Report::of(&sight, now.unix_timestamp());
     match arguments.output {
         Format::Table => print!("{}", report.table()),
@@ -74,12 +69,12 @@ pub(super) async fn status(arguments: Status) -> anyhow::Result<()> {
 }
 
 pub(super) async fn rotate(arguments: RotateRoot) -> anyhow::Result<()> {
-    let store = open(&arguments.dir)?;
+    let store = arguments.place.store().await?;
     let now = OffsetDateTime::now_utc();
     let sight = if arguments.plan {
-        operate::look(&store, None, now).await?
+        operate::look(&*store, None, now).await?
     } else if arguments.force {
-        let sight = operate::force(&store, now).await?;
+        let sight = operate::force(&*store, now).await?;
         if let Some(forced) = sight.state.forced.last() {
             eprintln!(
                 "FORCED: {}; {} nodes may refuse others and be refused until they are back: {}",
@@ -90,15 +85,15 @@ pub(super) async fn rotate(arguments: RotateRoot) -> anyhow::Result<()> {
         }
         sight
     } else {
-        operate::rotate(&store, now).await?
+        operate::rotate(&*store, now).await?
     };
     print!("{}", plan(&sight));
     Ok(())
 }
 
 pub(super) async fn taint(arguments: Named) -> anyhow::Result<()> {
-    let store = open(&arguments.dir)?;
-    let sight = operate::taint(&store, arguments.generation, OffsetDateTime::now_utc()).await?;
+    let store = arguments.place.store().await?;
+    let sight = operate::taint(&*store, arguments.generation, OffsetDateTime::now_utc()).await?;
     println!(
         "root {} is tainted, root {} signs; agents replace their certificates within 5 minutes of \
          hearing. Then: culvert ca revoke {}",
@@ -111,8 +106,8 @@ pub(super) async fn taint(arguments: Named) -> anyhow::Result<()> {
 }
 
 pub(super) async fn revoke(arguments: Named) -> anyhow::Result<()> {
-    let store = open(&arguments.dir)?;
-    let sight = operate::revoke(&store, arguments.generation, OffsetDateTime::now_utc()).await?;
+    let store = arguments.place.store().await?;
+    let sight = operate::revoke(&*store, arguments.generation, OffsetDateTime::now_utc()).await?;
     println!(
         "root {} is revoked: agents refuse what is under it, and close its connections, as they \
          hear of bundle {}",
@@ -120,14 +115,6 @@ pub(super) async fn revoke(arguments: Named) -> anyhow::Result<()> {
     );
     print!("{}", plan(&sight));
     Ok(())
-}
-
-/// The store in a directory that is there: an order makes none.
-fn open(path: &Path) -> anyhow::Result<DirectoryStore> {
-    if !path.is_dir() {
-        return Err(OrderError::Absent.into());
-    }
-    Ok(DirectoryStore::new(Directory::open(path)?))
 }
 
 /// The next step and what holds it.

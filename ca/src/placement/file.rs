@@ -161,6 +161,13 @@ impl Residents for PlacementFile {
         if self.current().runs_on(node, id) { Ok(()) } else { Err(Rule::NotOnNode) }
     }
 
+    async fn node_of(&self, caller: &Caller) -> Option<String> {
+        match caller {
+            Caller::Node { node } => Some(node.clone()),
+            Caller::Pod(_) | Caller::Holder { .. } => None,
+        }
+    }
+
     async fn anywhere(&self, id: &SpiffeId) -> Result<(), Rule> {
         if self.current().runs_anywhere(id) {
             return Ok(());

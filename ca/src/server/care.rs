@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::certificate::ServerCertificate;
+use super::health::Health;
 use crate::attest::Residents;
 use crate::authority::{Authority, AuthorityError};
 use crate::metrics::CaMetrics;
@@ -26,6 +27,7 @@ pub(super) struct Care {
     placement: Arc<dyn Residents>,
     certificate: Arc<ServerCertificate>,
     metrics: CaMetrics,
+    health: Arc<Health>,
     pace: Pace,
     logged: Option<(Instant, String)>,
 }
@@ -36,9 +38,10 @@ impl Care {
         placement: Arc<dyn Residents>,
         certificate: Arc<ServerCertificate>,
         metrics: CaMetrics,
+        health: Arc<Health>,
     ) -> Self {
         let pace = Pace { wall: OffsetDateTime::now_utc(), steady: Instant::now() };
-        Self { authority, placement, certificate, metrics, pace, logged: None }
+        Self { authority, placement, certificate, metrics, health, pace, logged: None }
     }
 
     pub(super) async fn run(mut self, cancel: CancellationToken) {
@@ -50,6 +53,7 @@ impl Care {
                 error!(%error, "look at the workloads file failed; trying again");
             }
             self.look(OffsetDateTime::now_utc()).await;
+            self.health.turned(Instant::now());
         }
     }
 

@@ -79,6 +79,13 @@ impl<A: Authenticator> Admission<A> {
         }
     }
 
+    /// The node whose agent calls, if it is one.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn node_of(&self, caller: &Caller) -> Option<String> {
+        self.residents.node_of(caller).await
+    }
+
     /// The trust domain of everything that is granted.
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
         self.authority.trust_domain()

@@ -71,11 +71,14 @@ impl<A: Authenticator> Bundles<A> {
         &self,
         request: &Request<Streaming<wire::BundleInForce>>,
         now: OffsetDateTime,
-    ) -> Result<(Caller, Slot), Rule> {
+    ) -> Result<(Option<String>, Slot), Rule> {
         let peer = request.extensions().get::<Peer>();
         let caller = self.admission.admit(request.metadata(), peer, now).await?;
-        let slot = Followers::enter(&self.followers, &caller, &self.metrics)?;
-        Ok((caller, slot))
+        let node = self.admission.node_of(&caller).await;
+        debug!(node, caller = caller.kind(), "bundle followed");
+        let slot =
+            Followers::enter(&self.followers, place(node.as_deref(), &caller), &self.metrics)?;
+        Ok((node, slot))
     }
 }
 
@@ -89,15 +92,14 @@ impl<A: Authenticator> wire::authority_server::Authority for Bundles<A> {
     ) -> Result<Response<Self::FollowBundleStream>, Status> {
         let now = OffsetDateTime::now_utc();
         match self.admit(&request, now).await {
-            Ok((caller, slot)) => {
-                debug!(node = caller.node(), caller = caller.kind(), "bundle followed");
+            Ok((node, slot)) => {
                 let follow = Follow {
                     trust_domain: self.authority.trust_domain().to_string(),
                     published: self.authority.published(),
                     authority: self.authority.clone(),
                     jwks: self.jwks.clone(),
                     acknowledged: request.into_inner(),
-                    node: caller.node().map(ToOwned::to_owned),
+                    node,
                     sent: false,
                     messages: 0,
                     ends: Instant::now() + FOLLOW_AGE,
@@ -136,7 +138,7 @@ struct Follow {
     published: watch::Receiver<Arc<PublishedBundle>>,
     jwks: watch::Receiver<Arc<[u8]>>,
     acknowledged: Streaming<wire::BundleInForce>,
-    /// None for a caller that is no node: it is served, and no step waits for it.
+    /// None for a caller that is no node's agent: it is served, and no step waits for it.
     node: Option<String>,
     sent: bool,
     messages: u32,
@@ -209,6 +211,16 @@ async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     }
 }
 
+/// Whose places a caller takes: its node's if it is the agent there, so that no other pod of the
+/// node takes them.
+fn place(node: Option<&str>, caller: &Caller) -> String {
+    match (node, caller) {
+        (Some(node), _) => format!("node {node}"),
+        (None, Caller::Pod(pod)) => format!("pod {}", pod.uid),
+        (None, caller) => caller.identity().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
 /// Who follows, to bound it.
 #[derive(Default)]
 struct Followers {
@@ -217,12 +229,7 @@ struct Followers {
 }
 
 impl Followers {
-    fn enter(all: &Arc<Self>, caller: &Caller, metrics: &CaMetrics) -> Result<Slot, Rule> {
-        let name = match (caller.node(), caller.identity()) {
-            (Some(node), _) => format!("node {node}"),
-            (None, Some(identity)) => identity.to_string(),
-            (None, None) => String::new(),
-        };
+    fn enter(all: &Arc<Self>, name: String, metrics: &CaMetrics) -> Result<Slot, Rule> {
         let mut counts = all.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
         let total: u64 = counts.values().copied().map(u64::from).sum();
         let own = counts.get(&name).copied().unwrap_or_default();

@@ -5,6 +5,7 @@
 
 mod callers;
 mod clock;
+mod cluster;
 mod foreign;
 mod holders;
 mod identities;

@@ -109,6 +109,13 @@ impl Lab {
     }
 
     async fn again(temp: &tempfile::TempDir, now: OffsetDateTime) -> Authority {
+        Self::try_again(temp, now).await.unwrap()
+    }
+
+    async fn try_again(
+        temp: &tempfile::TempDir,
+        now: OffsetDateTime,
+    ) -> Result<Authority, crate::authority::AuthorityError> {
         let store = DirectoryStore::new(Directory::open(&temp.path().join("ca")).unwrap());
         let settings = Settings {
             largest_ttl: Duration::from_mins(1),
@@ -116,7 +123,7 @@ impl Lab {
             source: Source::Cacerts(temp.path().join("cacerts")),
             ..Settings::new(domain())
         };
-        Authority::with(Arc::new(store), settings, now).await.unwrap()
+        Authority::with(Arc::new(store), settings, now).await
     }
 
     fn files(&self) -> PathBuf {
@@ -307,6 +314,42 @@ async fn bad_sets_are_refused_whole_with_what_is_wrong() {
     lab.run(NOW, 1).await;
     assert_eq!((lab.authority.generation().issuing, lab.roots()), (2, 1));
     assert!(!lab.authority.figures().source_refused);
+}
+
+#[tokio::test]
+async fn ca_that_ended_while_nothing_ran_is_replaced_by_new_files_at_the_start() {
+    let root = Ca::root("root");
+    let short = Ca::altered("short", Some(&root), |params| params.not_after = NOW + HOUR);
+    let lab = Lab::open(|path| plug(path, &short, "", &root.pem)).await;
+    // The same root, and what signs under it is over.
+    let now = NOW + HOUR * 2;
+    plug(&lab.files(), &root.under("next"), "", &root.pem);
+    let lab = Lab { authority: Lab::again(&lab.temp, now).await, temp: lab.temp };
+    assert_eq!((lab.issue(now).generation.root, lab.issue(now).generation.issuing), (1, 2));
+    // The root itself is over: another one signs without a wait.
+    let now = root.params.not_after + HOUR;
+    let error = Lab::try_again(&lab.temp, now).await.err().unwrap();
+    assert!(matches!(error, crate::authority::AuthorityError::Source(_)), "{error}");
+    let other = Ca::altered("other", None, |params| params.not_after = now + HOUR * 48);
+    plug(&lab.files(), &other, "", &other.pem);
+    let lab = Lab { authority: Lab::again(&lab.temp, now).await, temp: lab.temp };
+    assert_eq!(lab.issue(now).generation.root, 2);
+    lab.run(now, 2).await;
+    lab.issue(now);
+}
+
+#[tokio::test]
+async fn root_that_is_over_in_a_running_server_holds_its_successor_for_no_node() {
+    let short = Ca::altered("short", None, |params| params.not_after = NOW + HOUR);
+    let lab = Lab::open(|path| plug(path, &short, "", &short.pem)).await;
+    lab.authority.heard("node1", Heard::Following { in_force: 1 }, NOW + HOUR * 2);
+    let now = NOW + HOUR * 2;
+    lab.authority.tend(now).await.unwrap();
+    let other = Ca::altered("other", None, |params| params.not_after = now + HOUR * 48);
+    plug(&lab.files(), &other, "", &other.pem);
+    // Nobody acknowledges, nobody can.
+    lab.authority.tend(now + time::Duration::SECOND).await.unwrap();
+    assert_eq!(lab.authority.generation().root, 2);
 }
 
 #[tokio::test]

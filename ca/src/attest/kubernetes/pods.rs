@@ -9,7 +9,7 @@ use culvert_spiffe::{SpiffeId, TrustDomain};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
-use super::{ApiServerError, Pod, PodDirectory};
+use super::{ApiServerError, Freshness, Pod, PodDirectory};
 use crate::attest::kept::Kept;
 use crate::attest::{Caller, PodCaller, Residents};
 use crate::audit::Rule;
@@ -58,6 +58,7 @@ struct Node {
 struct Seen {
     /// When it was asked for.
     at: Instant,
+    freshness: Freshness,
     /// Pods of agents' accounts, by UID.
     agents: HashMap<String, Agent>,
     /// Identities of pods that are pending or running; `true` if one of them is enrolled.
@@ -77,8 +78,8 @@ impl<P: PodDirectory> NodePods<P> {
         Self { directory, trust_domain, permissions, nodes: Mutex::default(), callers }
     }
 
-    /// The node that the caller runs on.
-    async fn node_of(&self, caller: &PodCaller) -> Result<String, Rule> {
+    /// The node that the caller runs on: as its token says, or else the pod.
+    async fn host_of(&self, caller: &PodCaller) -> Result<String, Rule> {
         if let Some(node) = &caller.node {
             return Ok(node.clone());
         }
@@ -98,9 +99,17 @@ impl<P: PodDirectory> NodePods<P> {
     }
 
     /// The pods of a node, asked for after `since`.
-    async fn seen(&self, node: &str, since: Instant) -> Result<Arc<Seen>, Rule> {
+    async fn seen(
+        &self,
+        node: &str,
+        since: Instant,
+        freshness: Freshness,
+    ) -> Result<Arc<Seen>, Rule> {
         let entry = self.entry(node);
-        let good = |seen: &Arc<Seen>| seen.at >= since;
+        let good = |seen: &Arc<Seen>| {
+            seen.at >= since
+                && (freshness == Freshness::Followed || seen.freshness == Freshness::Now)
+        };
         if let Some(seen) = entry.seen.load_full().filter(good) {
             return Ok(seen);
         }
@@ -113,8 +122,8 @@ impl<P: PodDirectory> NodePods<P> {
             sleep_until(last.at + LIST_EVERY).await;
         }
         let at = Instant::now();
-        let pods = bounded(self.directory.pods_on(node)).await?;
-        let seen = Arc::new(self.digest(at, pods));
+        let pods = bounded(self.directory.pods_on(node, freshness)).await?;
+        let seen = Arc::new(self.digest(at, freshness, pods));
         entry.seen.store(Some(seen.clone()));
         Ok(seen)
     }
@@ -139,8 +148,8 @@ impl<P: PodDirectory> NodePods<P> {
         nodes.entry(node.to_owned()).or_default().clone()
     }
 
-    fn digest(&self, at: Instant, pods: Vec<Pod>) -> Seen {
-        let mut seen = Seen { at, agents: HashMap::new(), identities: HashMap::new() };
+    fn digest(&self, at: Instant, freshness: Freshness, pods: Vec<Pod>) -> Seen {
+        let mut seen = Seen { at, freshness, agents: HashMap::new(), identities: HashMap::new() };
         for pod in pods {
             let Ok(identity) = SpiffeId::new(&self.trust_domain, &pod.namespace, &pod.account)
             else {
@@ -186,15 +195,33 @@ impl<P: PodDirectory> Residents for NodePods<P> {
             return Err(Rule::NeverIssued);
         }
         let began = Instant::now();
-        let node = self.node_of(caller).await?;
+        let node = self.host_of(caller).await?;
         let recent = began.checked_sub(LIST_FOR).unwrap_or(began);
-        let seen = self.seen(&node, recent).await?;
+        let seen = self.seen(&node, recent, Freshness::Followed).await?;
         if self.allows(&seen, caller, id).is_ok() {
             return Ok(());
         }
-        // Once more, with a list that is younger than the call: a pod may be milliseconds old.
-        let seen = self.seen(&node, began).await?;
+        // Once more, with a list that is younger than the call: a pod may be milliseconds old. What
+        // is followed mostly has it, and asking the API server is the last resort.
+        let mut missed = began;
+        if self.directory.follows() {
+            let seen = self.seen(&node, began, Freshness::Followed).await?;
+            if self.allows(&seen, caller, id).is_ok() {
+                return Ok(());
+            }
+            missed = Instant::now();
+        }
+        let seen = self.seen(&node, missed, Freshness::Now).await?;
         self.allows(&seen, caller, id)
+    }
+
+    async fn node_of(&self, caller: &Caller) -> Option<String> {
+        match caller {
+            Caller::Pod(pod) if self.permissions.agents.contains(&pod.identity) => {
+                self.host_of(pod).await.ok()
+            }
+            Caller::Node { .. } | Caller::Pod(_) | Caller::Holder { .. } => None,
+        }
     }
 
     async fn anywhere(&self, id: &SpiffeId) -> Result<(), Rule> {

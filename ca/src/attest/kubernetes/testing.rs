@@ -7,7 +7,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{ApiServerError, Phase, Pod, PodDirectory, Review, TokenReviewer};
+use super::{ApiServerError, Freshness, Phase, Pod, PodDirectory, Review, TokenReviewer};
 
 /// The audience of good tokens.
 pub(crate) const AUDIENCE: &str = "culvert-ca";
@@ -188,7 +188,7 @@ impl PodDirectory for FakeApiServer {
         self.answer(|state| state.pods.iter().find(is).cloned()).await
     }
 
-    async fn pods_on(&self, node: &str) -> Result<Vec<Pod>, ApiServerError> {
+    async fn pods_on(&self, node: &str, _: Freshness) -> Result<Vec<Pod>, ApiServerError> {
         self.state().asked.1 += 1;
         let on = |pod: &&Pod| pod.node.as_deref() == Some(node);
         self.answer(|state| state.pods.iter().filter(on).cloned().collect()).await

@@ -1,11 +1,19 @@
+use std::path::Path;
+
 use culvert_spiffe::TrustDomain;
 use time::macros::datetime;
 
 use super::*;
 use crate::authority::{Authority, Heard};
+use crate::directory::Directory;
 use crate::state::State;
+use crate::store::DirectoryStore;
 
 const NOW: OffsetDateTime = datetime!(2026-06-01 12:00 UTC);
+
+fn place(dir: std::path::PathBuf) -> Place {
+    Place { dir: Some(dir), kubernetes: false, namespace: "culvert-system".into() }
+}
 
 async fn authority(path: &Path) -> Authority {
     let domain: TrustDomain = "td".parse().unwrap();
@@ -18,7 +26,7 @@ async fn status_says_where_rotation_stands_and_shows_no_key() {
     let authority = authority(temp.path()).await;
     authority.heard("node1", Heard::Following { in_force: 1 }, NOW);
     authority.heard("proxy", Heard::Issued, NOW);
-    let store = open(temp.path()).unwrap();
+    let store = DirectoryStore::new(Directory::open(temp.path()).unwrap());
     operate::rotate(&store, NOW).await.unwrap();
     authority.tend(NOW).await.unwrap();
 
@@ -53,7 +61,7 @@ async fn status_says_where_rotation_stands_and_shows_no_key() {
 async fn orders_make_no_authority_where_there_is_none() {
     let temp = tempfile::tempdir().unwrap();
     let absent = temp.path().join("typo");
-    let status = |dir| status(Status { dir, output: Format::Json });
+    let status = |dir| status(Status { place: place(dir), output: Format::Json });
     assert!(status(absent.clone()).await.is_err());
     assert!(!absent.exists());
     let error = status(temp.path().to_owned()).await.unwrap_err();
@@ -71,16 +79,16 @@ async fn orders_are_carried_out_as_typed() {
         let state = State::parse(&bytes).unwrap();
         state.generations.iter().map(|one| one.phase.label()).collect::<Vec<_>>()
     };
-    let order = |plan, force| rotate(RotateRoot { dir: dir(), plan, force });
+    let order = |plan, force| rotate(RotateRoot { place: place(dir()), plan, force });
     order(true, false).await.unwrap();
     assert_eq!(phases(), ["active"], "a plan changes nothing");
     order(false, false).await.unwrap();
     assert_eq!(phases(), ["active", "prepared"]);
     assert!(order(false, true).await.is_err(), "no node holds it");
-    assert!(revoke(Named { generation: 1, dir: dir() }).await.is_err());
-    taint(Named { generation: 1, dir: dir() }).await.unwrap();
+    assert!(revoke(Named { generation: 1, place: place(dir()) }).await.is_err());
+    taint(Named { generation: 1, place: place(dir()) }).await.unwrap();
     assert_eq!(phases(), ["tainted", "active"]);
-    revoke(Named { generation: 1, dir: dir() }).await.unwrap();
+    revoke(Named { generation: 1, place: place(dir()) }).await.unwrap();
     assert_eq!(phases(), ["revoked", "active"]);
-    assert!(taint(Named { generation: 7, dir: dir() }).await.is_err());
+    assert!(taint(Named { generation: 7, place: place(dir()) }).await.is_err());
 }

@@ -37,7 +37,7 @@ pub(super) async fn cluster(never: &[&str]) -> (FakeApiServer, Lab) {
     (server, lab)
 }
 
-fn asking(lab: &Lab, token: &str, identity: &str) -> Request<IstioCertificateRequest> {
+pub(super) fn asking(lab: &Lab, token: &str, identity: &str) -> Request<IstioCertificateRequest> {
     let mut request = lab.good();
     request.get_mut().csr =
         csr(&rcgen::KeyPair::generate().unwrap(), |params| params.subject_alt_names.clear());

@@ -161,3 +161,14 @@ async fn memory_does_not_grow_with_the_cluster() {
     }
     assert!(pods.nodes.lock().unwrap().len() <= MOST_NODES);
 }
+
+#[tokio::test(start_paused = true)]
+async fn agent_alone_speaks_for_its_node_also_where_tokens_name_none() {
+    let (server, pods) = cluster();
+    assert_eq!(pods.node_of(&caller(&server, "agent-2")).await.as_deref(), Some("node2"));
+    assert_eq!(pods.node_of(&caller(&server, "a1")).await, None, "it is on the node, no more");
+    let Caller::Pod(agent) = caller(&server, "agent-1") else { panic!("a pod") };
+    let old = Caller::Pod(PodCaller { node: None, ..agent });
+    assert_eq!(pods.node_of(&old).await.as_deref(), Some("node1"));
+    assert_eq!(pods.node_of(&Caller::Node { node: "node1".into() }).await, None);
+}
