@@ -13,6 +13,7 @@ mod cni;
 mod enrolment;
 mod hand_over;
 mod kernel;
+mod mesh;
 mod removal;
 mod worker;
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     enrolment::{Enrolment, Kernel},
+    mesh::Mesh,
     removal::Removal,
     worker::{Shared, Workers},
 };
@@ -39,10 +41,7 @@ use crate::{
     supervise::Tasks,
     sys,
     tunnel::{Limits, TunnelMetrics},
-    workload::{
-        Listed, Snapshot,
-        file::{Files, Source},
-    },
+    workload::Snapshot,
     workload_api,
 };
 
@@ -74,14 +73,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let health = Health { readiness: ready, pulses: pulses.clone() };
     serve(&mut tasks, &config, &metrics, health).await?;
 
-    let (source, mut snapshots) = Source::open(Files::from(&config), &metrics)?;
-    tasks.spawn("workloads", {
-        let token = tasks.token();
-        async move {
-            source.watch(token).await;
-            Ok(())
-        }
-    });
+    let mesh = tokio::select! {
+        // The API server may be away for long.
+        biased;
+        () = stop.asked() => return Ok(()),
+        mesh = mesh::follow(&mut tasks, &config, &metrics) => mesh?,
+    };
+    let Mesh { mut snapshots, announce, annotator } = mesh;
 
     let (identity, identity_tasks) =
         IdentityStore::start(identity_settings(&config), tasks.token(), metrics.registry()).await?;
@@ -139,8 +137,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         drain,
     };
     let workers = Arc::new(Workers::start(workers, &shared).context("cannot start workers")?);
-    // The file says who is in the mesh, also of pods that are announced.
-    let announce = Arc::new(Listed::new(&config.node, snapshots.clone()));
     let enrolment = Enrolment::new(
         &config.node,
         snapshots,
@@ -150,6 +146,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     )?;
     let (steered, ready) = (enrolment.steered(), readiness.subscribe());
     cni::offer(&mut front, &config, cni::Parts { announce, steered, ready }, &metrics);
+    if let Some(annotator) = annotator {
+        let (steered, token) = (enrolment.steered(), front.token());
+        front.spawn("annotations", async move {
+            annotator.run(steered, token).await;
+            Ok(())
+        });
+    }
     front.spawn("enrolment", enrolment.run(readiness.clone(), front.token()));
 
     let outcome = until_stop(&mut stop, [&mut front, &mut tasks], &workers).await;

@@ -5,6 +5,10 @@
 //! trustDomain: cluster.local
 //! workloads: workloads.yaml         # paths are relative to this file
 //! policies: policies.yaml           # optional
+//! kubernetes:                       # instead of the two files; default: off
+//!   kubeconfig: admin.conf          # default: the pod's own service account
+//!   podRanges: []                   # besides the ranges that nodes tell
+//!   netnsDirectory: /run/netns
 //! mesh: {rootNamespace: istio-system, ranges: ["0.0.0.0/0", "::/0"]}
 //! ca:
 //!   address: 127.0.0.1:15012
@@ -85,10 +89,12 @@ pub struct Config {
     pub node: String,
     /// Trust domain of every identity. Default `cluster.local`.
     pub trust_domain: TrustDomain,
-    /// The workloads file. Default `workloads.yaml`.
-    pub workloads: PathBuf,
+    /// The workloads file. Default `workloads.yaml`; none with [`Config::kubernetes`].
+    pub workloads: Option<PathBuf>,
     /// The stream of PeerAuthentication documents. Default: none, so everything is PERMISSIVE.
     pub policies: Option<PathBuf>,
+    /// The cluster that says what the mesh is, instead of the two files. Default: off.
+    pub kubernetes: Option<Kubernetes>,
     /// What the mesh is.
     pub mesh: Mesh,
     /// The authority that certificates come from.
@@ -118,6 +124,18 @@ pub struct Mesh {
     pub root_namespace: String,
     /// Destinations outside are never steered. Default: everything is inside.
     pub ranges: Vec<IpNet>,
+}
+
+/// The cluster that says what the mesh is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kubernetes {
+    /// How to reach the API server. Default: as the service account of the agent's own pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where pods have their addresses, besides the ranges that nodes tell. Default: none.
+    pub pod_ranges: Vec<IpNet>,
+    /// Where the container runtime keeps network namespaces by name. Default `/run/netns`.
+    pub netns_directory: PathBuf,
 }
 
 /// The authority that certificates come from.

@@ -1,9 +1,9 @@
 //! READ FIRST: the life of one connection, outbound and inbound.
 //!
 //! ```text
-//!  outbound   captured ─▶ policy::outbound ─┬─ Tunnel ──▶ SVID ─▶ pool ─▶ CONNECT ─▶ relay
-//!                                           ├─ Passthrough ─▶ connect ─▶ relay
-//!                                           └─ Refuse ─▶ reset
+//!  outbound   captured ─▶ known? ─▶ policy::outbound ─┬─ Tunnel ──▶ SVID ─▶ pool ─▶ CONNECT ─▶ relay
+//!                                                     ├─ Passthrough ─▶ connect ─▶ relay
+//!                                                     └─ Refuse ─▶ reset
 //!  inbound    HBONE: SVID ─▶ handshake ─▶ each stream: right workload? policy::inbound?
 //!                                           ├─ Allow ─▶ deliver as the source ─▶ 200 ─▶ relay
 //!                                           └─ Refuse ─▶ 400 or 401
@@ -15,7 +15,7 @@
 //! orderly close: data cut short must not look complete. [`Guarded`] sees to that on every path,
 //! also when the future is dropped.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use culvert_common::maps::HBONE_PORT;
 use culvert_spiffe::SpiffeId;
@@ -27,7 +27,7 @@ use crate::{
     capture::{Captured, Lost, Pod, Via, close_in_order, reset},
     identity::IdentityStore,
     observe::{FlowLabels, Metrics, OpenFlow, Party, Reason, Reporter, Security},
-    policy::{self, ILLEGAL_PORTS, Inbound, InboundFlow, Outbound, Refusal},
+    policy::{self, ILLEGAL_PORTS, Inbound, InboundFlow, Outbound, OutboundFlow, Refusal},
     tunnel::{
         Incoming, Pool, Route, Server, StreamError,
         hbone::{self, Refused, TraceParent},
@@ -35,6 +35,10 @@ use crate::{
     },
     workload::{Snapshot, Workload},
 };
+
+/// How long a flow waits for news of a destination that may be a pod's: more than the API server
+/// takes to tell of a new pod, less than anybody minds.
+const NEWS_WAIT: Duration = Duration::from_secs(1);
 
 /// What a worker's flows pass through.
 pub struct Stages {
@@ -81,27 +85,40 @@ impl Guarded {
 
 /// A local workload's own connection, from its capture to its last byte.
 pub async fn outbound(captured: Captured, stages: &Stages) {
-    let snapshot = stages.snapshot();
+    let Some(snapshot) = informed(&captured, stages).await else {
+        // The application has given up before it was known where to.
+        return reset(captured.stream);
+    };
     let source = current(&snapshot, &captured.pod);
+    let decision = policy::outbound(
+        &snapshot,
+        &OutboundFlow {
+            source: &source,
+            client: captured.source.ip(),
+            destination: captured.original_dst,
+            draw: rand::random(),
+        },
+    );
+    let to = match &decision {
+        Outbound::Tunnel { to, .. } | Outbound::Passthrough { to, .. } => *to,
+        Outbound::Refuse(_) => captured.original_dst,
+    };
     let labels = FlowLabels {
         reporter: Reporter::Source,
         source: party(&source),
-        destination: snapshot
-            .by_address(captured.original_dst.ip())
-            .map(|w| party(w))
-            .unwrap_or_default(),
+        destination: snapshot.by_address(to.ip()).map(|w| party(w)).unwrap_or_default(),
         source_principal: None,
         destination_principal: None,
         security: Security::Unknown,
         source_address: captured.source,
-        destination_address: captured.original_dst,
+        destination_address: to,
         hbone_address: None,
     };
-    match policy::outbound(&snapshot, &source, captured.original_dst) {
-        Outbound::Tunnel { destination } => {
-            through_tunnel(captured, stages, &source, &destination, labels).await;
+    match decision {
+        Outbound::Tunnel { destination, to } => {
+            through_tunnel(captured, stages, &source, (&destination, to), labels).await;
         }
-        Outbound::Passthrough(_) => passthrough(captured, stages, labels).await,
+        Outbound::Passthrough { to, .. } => passthrough(captured, to, stages, labels).await,
         Outbound::Refuse(refusal) => {
             refused(stages, labels, &refusal);
             reset(captured.stream);
@@ -109,16 +126,36 @@ pub async fn outbound(captured: Captured, stages: &Stages) {
     }
 }
 
+/// The mesh as it is when its destination is known, or when [`NEWS_WAIT`] is over. Nothing if the
+/// application resets its connection meanwhile.
+async fn informed(captured: &Captured, stages: &Stages) -> Option<Arc<Snapshot>> {
+    let snapshot = stages.snapshot();
+    if !policy::awaits_news(&snapshot, captured.original_dst) {
+        return Some(snapshot);
+    }
+    let mut snapshots = stages.snapshots.clone();
+    let known = async {
+        let known = snapshots.wait_for(|now| !policy::awaits_news(now, captured.original_dst));
+        // What it saw is read again below; the source of the snapshots ends only with the agent.
+        drop(known.await);
+    };
+    let waited = std::pin::pin!(tokio::time::timeout(NEWS_WAIT, known));
+    match select(waited, std::pin::pin!(relay::failure(&captured.stream))).await {
+        Either::Left(_) => Some(stages.snapshot()),
+        Either::Right(((), _)) => None,
+    }
+}
+
 async fn through_tunnel(
     captured: Captured,
     stages: &Stages,
     source: &Workload,
-    destination: &Workload,
+    (destination, target): (&Workload, SocketAddr),
     mut labels: FlowLabels,
 ) {
-    let to = SocketAddr::new(captured.original_dst.ip(), HBONE_PORT);
+    let to = SocketAddr::new(target.ip(), HBONE_PORT);
     labels.destination_address = to;
-    labels.hbone_address = Some(captured.original_dst);
+    labels.hbone_address = Some(target);
     let application = Guarded::new(captured.stream);
     let svid = match stages.identity.svid(&source.identity).await {
         Ok(svid) => svid,
@@ -133,7 +170,7 @@ async fn through_tunnel(
     };
     let trace =
         TraceParent { trace_id: rand::random::<u128>() | 1, parent_id: rand::random::<u64>() | 1 };
-    let request = hbone::request(captured.source, captured.original_dst, trace);
+    let request = hbone::request(captured.source, target, trace);
     let open = std::pin::pin!(stages.pool.open(&route, &request));
     let opened = match select(open, std::pin::pin!(relay::failure(application.socket()))).await {
         Either::Left((opened, _)) => opened,
@@ -153,8 +190,7 @@ async fn through_tunnel(
     close(flow, ended.map_err(|seen| place.explain(seen)), [application]);
 }
 
-async fn passthrough(captured: Captured, stages: &Stages, labels: FlowLabels) {
-    let to = captured.original_dst;
+async fn passthrough(captured: Captured, to: SocketAddr, stages: &Stages, labels: FlowLabels) {
     let application = Guarded::new(captured.stream);
     let other = match captured.pod.connect(to).await {
         Ok(other) => Guarded::new(other),

@@ -23,7 +23,7 @@ mod verdict;
 
 pub use authorization::{Authorization, authorization, would_refuse};
 pub use inbound::{Allowed, Inbound, InboundFlow, accepts_plaintext_everywhere, inbound};
-pub use outbound::{Outbound, PassthroughReason, outbound};
+pub use outbound::{Outbound, OutboundFlow, PassthroughReason, awaits_news, outbound};
 pub use peer_authentication::{Acceptance, Effective, effective};
 pub use verdict::{Refusal, Rule};
 

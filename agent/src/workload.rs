@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!  workloads.yaml ─┐
-//!                  ├─▶ file::Source ──▶ watch::Receiver<Arc<Snapshot>> ──▶ capture, policy, tunnel
-//!  policies.yaml ──┘   (checks, watches, keeps the last good state)
+//!                  ├─▶ file::Source ─────────┐
+//!  policies.yaml ──┘                         ├▶ watch::Receiver<Arc<Snapshot>> ──▶ capture,
+//!  API server ───────▶ kubernetes::Source ───┘                                  policy, tunnel
+//!                      (each checks, watches, keeps the last good state)
 //! ```
 //!
 //! A [`Snapshot`] is replaced as a whole and never changed, so that nobody sees a workload
@@ -11,12 +13,15 @@
 
 pub mod announce;
 pub mod authorization;
+pub mod cgroup;
 pub mod documents;
 pub mod file;
+pub mod kubernetes;
 mod model;
 mod pod_uid;
 mod policies;
 mod report;
+mod services;
 mod snapshot;
 mod steered;
 
@@ -26,5 +31,6 @@ pub use model::{MtlsMode, PeerAuthentication, Workload, WorkloadKey};
 pub use pod_uid::{PodUid, PodUidError};
 pub use policies::Policies;
 pub use report::PolicyReport;
+pub use services::{Condition, Distance, Endpoint, Service, Services};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use steered::Steered;

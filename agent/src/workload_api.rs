@@ -17,7 +17,6 @@
 mod attest;
 pub mod authority;
 mod caller;
-mod cgroup;
 mod follower;
 mod metrics;
 mod quota;

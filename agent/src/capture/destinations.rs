@@ -1,5 +1,5 @@
-//! Which destinations the kernel steers: the mesh's ranges and enrolled workloads, but not
-//! workloads that are known not to be enrolled.
+//! Which destinations the kernel steers: the mesh's ranges, enrolled workloads and the Services
+//! before them, but not workloads and Services that are known to be none of the mesh's business.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -57,9 +57,15 @@ fn wanted(ranges: &[IpNet], snapshot: &Snapshot) -> HashMap<Prefix, u32> {
         let own = workload.addresses.iter().filter(move |ip| !as_its_range(ip));
         own.map(move |&ip| ((128, Addr::from(ip)), verdict))
     });
+    let services = snapshot.services().iter().filter_map(|(ip, service)| {
+        let steered = snapshot.concerns_mesh(service);
+        let as_its_range = ranges.iter().any(|r| r.contains(&ip)) == steered;
+        let verdict = if steered { dest::STEER } else { dest::PASS };
+        (!as_its_range).then(|| ((128, Addr::from(ip)), verdict))
+    });
     let ranges =
         ranges.iter().map(|range| (prefix(range.network(), range.prefix_len()), dest::STEER));
-    ranges.chain(exceptions).collect()
+    ranges.chain(exceptions).chain(services).collect()
 }
 
 fn prefix(ip: IpAddr, length: u8) -> Prefix {

@@ -13,8 +13,8 @@ use serde_saphyr::{Location, Spanned};
 
 use super::yaml::YamlError;
 use super::{
-    Admin, Ca, Capture, Cni, Config, DEFAULT_ADMIN_SOCKET, DEFAULT_CNI_SOCKET, HumanDuration, Mesh,
-    NODE_VARIABLE, Observe, Removal, Tunnel, WorkloadApi, is_dns_name, raw,
+    Admin, Ca, Capture, Cni, Config, DEFAULT_ADMIN_SOCKET, DEFAULT_CNI_SOCKET, HumanDuration,
+    Kubernetes, Mesh, NODE_VARIABLE, Observe, Removal, Tunnel, WorkloadApi, is_dns_name, raw,
 };
 
 /// Linux: `sun_path` has 108 bytes, one of them a final zero; four are left for the other name
@@ -30,11 +30,13 @@ pub(super) struct Parser<'a> {
 
 impl Parser<'_> {
     pub(super) fn config(&self, raw: raw::Raw) -> Result<Config, YamlError> {
+        let workloads = self.workloads(&raw)?;
         let node = self.node(raw.node)?;
         Ok(Config {
             trust_domain: self.value(raw.trust_domain, "trustDomain", "cluster.local")?,
-            workloads: self.path(raw.workloads, "workloads", "workloads.yaml")?,
+            workloads,
             policies: raw.policies.map(|p| self.path(Some(p), "policies", "")).transpose()?,
+            kubernetes: raw.kubernetes.map(|cluster| self.kubernetes(cluster)).transpose()?,
             mesh: self.mesh(raw.mesh)?,
             ca: self.ca(raw.ca, &node)?,
             capture: self.capture(raw.capture)?,
@@ -74,6 +76,40 @@ impl Parser<'_> {
         }
     }
 
+    /// The workloads file; none where a cluster says what the mesh is.
+    fn workloads(&self, raw: &raw::Raw) -> Result<Option<PathBuf>, YamlError> {
+        if raw.kubernetes.is_none() {
+            return self.path(raw.workloads.clone(), "workloads", "workloads.yaml").map(Some);
+        }
+        let files = [("workloads", &raw.workloads), ("policies", &raw.policies)];
+        let both = files.into_iter().find_map(|(field, file)| Some((field, file.as_ref()?)));
+        match both {
+            None => Ok(None),
+            Some((field, file)) => {
+                let problem = "stands beside `kubernetes`";
+                Err(self.refuse(file.referenced, field, problem, "one of the two"))
+            }
+        }
+    }
+
+    fn kubernetes(&self, raw: raw::Kubernetes) -> Result<Kubernetes, YamlError> {
+        let ranges = raw.pod_ranges.iter();
+        Ok(Kubernetes {
+            kubeconfig: raw
+                .kubeconfig
+                .map(|file| self.path(Some(file), "kubernetes.kubeconfig", ""))
+                .transpose()?,
+            pod_ranges: ranges
+                .map(|range| self.range(range, "kubernetes.podRanges"))
+                .collect::<Result<_, _>>()?,
+            netns_directory: self.path(
+                raw.netns_directory,
+                "kubernetes.netnsDirectory",
+                "/run/netns",
+            )?,
+        })
+    }
+
     fn mesh(&self, raw: raw::Mesh) -> Result<Mesh, YamlError> {
         let root_namespace = match raw.root_namespace {
             Some(name) => self.name(name, "mesh.rootNamespace", "the name of a namespace")?,
@@ -81,7 +117,8 @@ impl Parser<'_> {
         };
         let ranges = match raw.ranges {
             Some(ranges) => {
-                ranges.into_iter().map(|range| self.range(&range)).collect::<Result<_, _>>()?
+                let ranges = ranges.iter().map(|range| self.range(range, "mesh.ranges"));
+                ranges.collect::<Result<_, _>>()?
             }
             None => {
                 vec![IpNet::from(ipnet::Ipv4Net::default()), IpNet::from(ipnet::Ipv6Net::default())]
@@ -329,12 +366,12 @@ impl Parser<'_> {
         Err(self.refuse(text.referenced, field, problem, expected))
     }
 
-    fn range(&self, text: &Spanned<String>) -> Result<IpNet, YamlError> {
+    fn range(&self, text: &Spanned<String>, field: &str) -> Result<IpNet, YamlError> {
         let refuse = |problem: &str| {
             let problem = format!("`{}` {problem}", text.value);
             let expected = "an address and a prefix length with no bit set behind it, such as \
                             10.0.0.0/8 or fd00::/8";
-            self.refuse(text.referenced, "mesh.ranges", problem, expected)
+            self.refuse(text.referenced, field, problem, expected)
         };
         let range: IpNet = text.value.parse().map_err(|_| refuse("is no range"))?;
         if range.addr() == range.network() { Ok(range) } else { Err(refuse("has bits set")) }

@@ -12,6 +12,7 @@ pub(super) struct Raw {
     pub(super) trust_domain: Option<Spanned<String>>,
     pub(super) workloads: Option<Spanned<String>>,
     pub(super) policies: Option<Spanned<String>>,
+    pub(super) kubernetes: Option<Kubernetes>,
     #[serde(default)]
     pub(super) mesh: Mesh,
     #[serde(default)]
@@ -34,6 +35,15 @@ pub(super) struct Raw {
 pub(super) struct Mesh {
     pub(super) root_namespace: Option<Spanned<String>>,
     pub(super) ranges: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Kubernetes {
+    pub(super) kubeconfig: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) pod_ranges: Vec<Spanned<String>>,
+    pub(super) netns_directory: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]

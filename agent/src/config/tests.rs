@@ -12,7 +12,8 @@ fn error(text: &str) -> String {
 fn a_node_name_is_enough() {
     let config = parse("node: node1\n").unwrap();
     assert_eq!(config.trust_domain.as_str(), "cluster.local");
-    assert_eq!(config.workloads, Path::new("/etc/culvert/workloads.yaml"));
+    assert_eq!(config.workloads.as_deref(), Some(Path::new("/etc/culvert/workloads.yaml")));
+    assert_eq!(config.kubernetes, None);
     assert_eq!(config.policies, None);
     assert_eq!(config.mesh.ranges.len(), 2);
     assert_eq!(config.ca.token_file, Path::new("/etc/culvert/node1.token"));
@@ -58,7 +59,7 @@ admin:
 ",
     )
     .unwrap();
-    assert_eq!(config.workloads, Path::new("/srv/workloads.yaml"));
+    assert_eq!(config.workloads.as_deref(), Some(Path::new("/srv/workloads.yaml")));
     assert_eq!(config.admin.socket, Path::new("/etc/culvert/a.sock"));
     assert_eq!(config.policies.as_deref(), Some(Path::new("/etc/culvert/../policies.yaml")));
     assert_eq!(config.ca.address.host(), "fd00::1");
@@ -91,8 +92,8 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
         (
             "nod: node1\n",
             "/etc/culvert/agent.yaml:1:1: unknown field `nod`; expected one of `node`, \
-             `trustDomain`, `workloads`, `policies`, `mesh`, `ca`, `capture`, `tunnel`, \
-             `workloadApi`, `removal`, `cni`, `observe`, `admin`",
+             `trustDomain`, `workloads`, `policies`, `kubernetes`, `mesh`, `ca`, `capture`, \
+             `tunnel`, `workloadApi`, `removal`, `cni`, `observe`, `admin`",
         ),
         (
             "trustDomain: a.b\n",
@@ -219,4 +220,30 @@ fn environment_names_the_node_before_the_file() {
     assert_eq!(config.ca.token_file, Path::new("/etc/culvert/worker-1.token"));
     let error = parse("node: n\n", "Worker 1").unwrap_err().to_string();
     assert!(error.contains("`CULVERT_NODE`: `Worker 1` is no name"), "{error}");
+}
+
+#[test]
+fn a_cluster_stands_in_the_place_of_files() {
+    let text = "node: n\nkubernetes:\n  kubeconfig: c\n  podRanges: [10.244.0.0/16]\n";
+    let config = parse(text).unwrap();
+    let cluster = config.kubernetes.as_ref().unwrap();
+    assert_eq!(cluster.kubeconfig.as_deref(), Some(Path::new("/etc/culvert/c")));
+    assert_eq!(cluster.netns_directory, Path::new("/run/netns"));
+    assert_eq!(cluster.pod_ranges.len(), 1);
+    assert_eq!(config.workloads, None);
+    let printed = config.print().unwrap();
+    assert_eq!(parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")), config);
+
+    let in_pod = parse("node: n\nkubernetes: {}\n").unwrap().kubernetes.unwrap();
+    assert_eq!((in_pod.kubeconfig, in_pod.pod_ranges), (None, Vec::new()));
+    for field in ["workloads", "policies"] {
+        assert_eq!(
+            error(&format!("node: n\nkubernetes: {{}}\n{field}: x.yaml\n")),
+            format!(
+                "/etc/culvert/agent.yaml:3:{}: `{field}`: stands beside `kubernetes`; expected \
+                 one of the two",
+                field.len() + 3
+            )
+        );
+    }
 }

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use super::access;
 use super::flow::OpenFlow;
@@ -146,6 +148,24 @@ impl Metrics {
         labels: &[&str],
     ) -> Result<IntGaugeVec, RegisterError> {
         self.0.registry.gauges(name, help, labels)
+    }
+
+    /// Makes and registers a histogram with these buckets.
+    ///
+    /// # Errors
+    ///
+    /// As [`Metrics::register`].
+    pub fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<Histogram, RegisterError> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let histogram = Histogram::with_opts(options)
+            .map_err(|source| RegisterError { name: name.to_owned(), source })?;
+        self.0.registry.register(histogram.clone())?;
+        Ok(histogram)
     }
 
     /// The registry itself, for a stage that registers its collectors there.

@@ -17,6 +17,8 @@ pub enum Reason {
     PlaintextRefused,
     /// The destination port is one that proxies listen on, which would loop.
     IllegalPort,
+    /// The destination is a Service and nothing stands behind it.
+    NoEndpoint,
     /// The destination answered the connect with a reset.
     ConnectRefused,
     /// The destination did not answer in time.
@@ -110,11 +112,12 @@ impl ResponseFlags {
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Ok,
         Self::PolicyDenied,
         Self::PlaintextRefused,
         Self::IllegalPort,
+        Self::NoEndpoint,
         Self::ConnectRefused,
         Self::ConnectTimedOut,
         Self::ConnectUnreachable,
@@ -152,6 +155,7 @@ impl Reason {
             Self::PolicyDenied => "policy_denied",
             Self::PlaintextRefused => "plaintext_refused",
             Self::IllegalPort => "illegal_port",
+            Self::NoEndpoint => "no_endpoint",
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimedOut => "connect_timed_out",
             Self::ConnectUnreachable => "connect_unreachable",
@@ -192,6 +196,7 @@ impl Reason {
                 "connection closed due to policy rejection: plaintext where mutual TLS is required"
             }
             Self::IllegalPort => "the destination port is one that the mesh itself listens on",
+            Self::NoEndpoint => "the Service has no endpoint that is ready",
             Self::ConnectRefused => "the destination refused the connection",
             Self::ConnectTimedOut => {
                 "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008"
@@ -247,7 +252,8 @@ impl Reason {
             | Self::IllegalPort
             | Self::WrongDestination
             | Self::PolicyChanged => ResponseFlags::Deny,
-            Self::ConnectRefused
+            Self::NoEndpoint
+            | Self::ConnectRefused
             | Self::ConnectTimedOut
             | Self::ConnectUnreachable
             | Self::ConnectFailed => ResponseFlags::Connect,
@@ -276,7 +282,8 @@ impl Reason {
             Self::Ok => 200,
             Self::BadRequest | Self::WrongDestination | Self::IllegalPort => 400,
             Self::PolicyDenied | Self::PlaintextRefused | Self::PolicyChanged => 401,
-            Self::ConnectRefused
+            Self::NoEndpoint
+            | Self::ConnectRefused
             | Self::ConnectTimedOut
             | Self::ConnectUnreachable
             | Self::ConnectFailed

@@ -61,6 +61,10 @@ fn plaintext(destination: &Workload, port: u16) -> InboundFlow<'_> {
     InboundFlow { destination, to, source, peer: None, from_node: false }
 }
 
+fn leaving(source: &Workload, destination: SocketAddr) -> OutboundFlow<'_> {
+    OutboundFlow { source, client: source.addresses[0], destination, draw: 0 }
+}
+
 fn refused_by(snapshot: &Snapshot, flow: &InboundFlow<'_>) -> Option<String> {
     match inbound(snapshot, flow) {
         Inbound::Allow(_) => None,
@@ -120,7 +124,7 @@ fn ports_of_the_mesh_are_refused_whoever_asks() {
         ));
         let destination = SocketAddr::from(([10, 0, 0, 1], port));
         assert!(matches!(
-            outbound(&snapshot, &web, destination),
+            outbound(&snapshot, &leaving(&web, destination)),
             Outbound::Refuse(Refusal { reason: Reason::IllegalPort, .. })
         ));
     }
@@ -216,6 +220,10 @@ fn a_selector_in_the_root_namespace_is_not_seen() {
     assert_eq!(refused_by(&snapshot, &plaintext(&web, 80)), None);
 }
 
+fn passes(to: &str, reason: PassthroughReason) -> Outbound {
+    Outbound::Passthrough { to: to.parse().unwrap(), reason }
+}
+
 #[test]
 fn outbound_tunnels_to_enrolled_workloads_only() {
     let a = workload("default", "a", "10.0.0.1", &[]);
@@ -223,13 +231,19 @@ fn outbound_tunnels_to_enrolled_workloads_only() {
     let mut plain = workload("default", "plain", "10.0.0.3", &[]);
     plain.enrolled = false;
     let snapshot = snapshot(vec![a.clone(), b.clone(), plain], vec![]);
-    let to = |address: &str| outbound(&snapshot, &a, address.parse().unwrap());
-    let Outbound::Tunnel { destination } = to("10.0.0.2:80") else { panic!("not tunnelled") };
+    let to = |address: &str| outbound(&snapshot, &leaving(&a, address.parse().unwrap()));
+    let Outbound::Tunnel { destination, to: address } = to("10.0.0.2:80") else {
+        panic!("not tunnelled")
+    };
+    assert_eq!(address, "10.0.0.2:80".parse().unwrap());
     assert_eq!(*destination, b);
     assert!(matches!(to("[::ffff:10.0.0.2]:80"), Outbound::Tunnel { .. }));
-    assert_eq!(to("10.0.0.3:80"), Outbound::Passthrough(PassthroughReason::NotEnrolled));
-    assert_eq!(to("192.0.2.1:80"), Outbound::Passthrough(PassthroughReason::UnknownDestination));
-    assert_eq!(to("192.0.2.1:15008"), Outbound::Passthrough(PassthroughReason::UnknownDestination));
+    assert_eq!(to("10.0.0.3:80"), passes("10.0.0.3:80", PassthroughReason::NotEnrolled));
+    assert_eq!(to("192.0.2.1:80"), passes("192.0.2.1:80", PassthroughReason::UnknownDestination));
+    assert_eq!(
+        to("192.0.2.1:15008"),
+        passes("192.0.2.1:15008", PassthroughReason::UnknownDestination)
+    );
 }
 
 /// The documentation of PeerAuthentication once more, written top down: from what the mesh says
@@ -370,7 +384,7 @@ proptest! {
         let snapshot = snapshot(workloads, vec![]);
         let destination = SocketAddr::new(IpAddr::from([10, 0, 0, last]), port);
         let tunnelled = matches!(
-            outbound(&snapshot, &source, destination), Outbound::Tunnel { .. }
+            outbound(&snapshot, &leaving(&source, destination)), Outbound::Tunnel { .. }
         );
         prop_assert_eq!(tunnelled, last < 2 && !ILLEGAL_PORTS.contains(&port));
     }

@@ -42,6 +42,15 @@ pub enum Rule {
     NodeHost,
     /// The port belongs to the mesh itself.
     IllegalPort(u16),
+    /// A Service has no endpoint for the port that could get a connection.
+    NoEndpoint {
+        /// Namespace of the Service.
+        namespace: String,
+        /// Name of the Service.
+        name: String,
+        /// The Service's own port.
+        port: u16,
+    },
 }
 
 impl fmt::Display for Rule {
@@ -64,6 +73,9 @@ impl fmt::Display for Rule {
             Self::MutualTls => f.write_str("mutual TLS"),
             Self::NodeHost => f.write_str("node's own host"),
             Self::IllegalPort(port) => write!(f, "port {port} belongs to the mesh"),
+            Self::NoEndpoint { namespace, name, port } => {
+                write!(f, "Service {namespace}/{name}, port {port}")
+            }
         }
     }
 }

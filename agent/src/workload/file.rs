@@ -42,15 +42,16 @@ pub struct Files {
     pub node: String,
 }
 
-impl From<&Config> for Files {
-    fn from(config: &Config) -> Self {
-        Self {
-            workloads: config.workloads.clone(),
+impl Files {
+    /// As the configuration has them, unless a cluster stands in their place.
+    pub fn of(config: &Config) -> Option<Self> {
+        Some(Self {
+            workloads: config.workloads.clone()?,
             policies: config.policies.clone(),
             trust_domain: config.trust_domain.clone(),
             root_namespace: config.mesh.root_namespace.clone(),
             node: config.node.clone(),
-        }
+        })
     }
 }
 

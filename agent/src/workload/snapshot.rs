@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use culvert_spiffe::TrustDomain;
+use ipnet::IpNet;
 
 use super::model::{PeerAuthentication, Workload, WorkloadKey};
 use super::policies::Policies;
+use super::services::{Endpoint, Service, Services};
 
 /// Everything the agent knows of the mesh at one moment.
 ///
@@ -22,6 +24,8 @@ pub struct Snapshot {
     by_address: HashMap<IpAddr, Arc<Workload>>,
     by_key: HashMap<WorkloadKey, Arc<Workload>>,
     policies: Arc<Policies>,
+    services: Arc<Services>,
+    pod_ranges: Arc<[IpNet]>,
 }
 
 /// Two entries that cannot both be true.
@@ -83,7 +87,47 @@ impl Snapshot {
             by_address,
             by_key,
             policies: policies.into(),
+            services: Arc::default(),
+            pod_ranges: Arc::default(),
         })
+    }
+
+    /// The same with these Services; without them there are none.
+    #[must_use]
+    pub fn with_services(mut self, services: Arc<Services>) -> Self {
+        self.services = services;
+        self
+    }
+
+    /// The same with these ranges of pod addresses; without them, nothing is known of any.
+    #[must_use]
+    pub fn with_pod_ranges(mut self, ranges: &[IpNet]) -> Self {
+        self.pod_ranges = ranges.into();
+        self
+    }
+
+    /// Every Service of the cluster.
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Whether traffic to a Service concerns the mesh: an endpoint of it is enrolled, or it has a
+    /// port without any, of which the first to come may be.
+    pub fn concerns_mesh(&self, service: &Service) -> bool {
+        service.ports.values().any(|all| all.is_empty() || self.any_enrolled(all))
+    }
+
+    /// Whether one of these endpoints is an enrolled workload.
+    pub fn any_enrolled(&self, endpoints: &[Endpoint]) -> bool {
+        let pod = |endpoint: &Endpoint| self.by_address(endpoint.address.ip());
+        endpoints.iter().filter_map(pod).any(|pod| pod.enrolled)
+    }
+
+    /// Whether pods have their addresses where this one is, so that one which nobody is known to
+    /// have may be a pod's whose news are under way.
+    pub fn is_pod_address(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.pod_ranges.iter().any(|range| range.contains(&address))
     }
 
     /// Who has this address. An IPv4-mapped IPv6 address finds the IPv4 one.
@@ -131,6 +175,8 @@ impl Snapshot {
         self.trust_domain == other.trust_domain
             && self.root_namespace == other.root_namespace
             && self.workloads == other.workloads
+            && self.services == other.services
+            && self.pod_ranges == other.pod_ranges
             && (Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies)
     }
 }

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::caller::Caller;
-use super::cgroup;
 use super::quota::Share;
 use crate::sys::peer::NamespaceId;
-use crate::workload::{Snapshot, Workload, WorkloadKey};
+use crate::workload::{Snapshot, Workload, WorkloadKey, cgroup};
 
 /// Why a process is nobody's. The caller is told none of it.
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,12 @@
 //! Which pod a cgroup path names: the kubelet puts the pod's UID into it.
 
-use crate::workload::PodUid;
+use super::PodUid;
 
 /// The pods that a `/proc/PID/cgroup` names, each once. More than one is a contradiction.
 ///
 /// One line a hierarchy, `ID:CONTROLLERS:PATH`. Only the leftmost pod part of a path counts: what
 /// stands to the right of it was made inside of that pod, by whoever owns it, under any name.
-pub(super) fn pods(text: &str) -> Vec<PodUid> {
+pub fn pods(text: &str) -> Vec<PodUid> {
     let mut found: Vec<PodUid> = Vec::new();
     for line in text.lines() {
         let Some(path) = line.splitn(3, ':').nth(2) else { continue };
