@@ -12,16 +12,16 @@ mod archive;
 mod elf;
 mod libraries;
 mod oci;
+mod program;
 mod root;
 
 pub(crate) use oci::{Image, write};
 pub(crate) use root::Root;
 
-use crate::{build_ebpf, paths, run};
-use anyhow::{Context, Result, bail};
+use crate::{paths, run};
+use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Where the program is in the image; `PATH` has its folder.
 const PROGRAM: &str = "usr/bin/culvert";
@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// Name and tag of the image; without it, `localhost/culvert` and the version.
     #[arg(long, value_name = "NAME:TAG")]
     name: Option<String>,
+    /// Build it as the tests do: larger and slower, and quickly there where the tests were built.
+    #[arg(long, conflicts_with = "binary")]
+    debug: bool,
     /// Take this program instead of building one. Libraries that it loads are copied along.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -48,7 +51,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let binary = match &arguments.binary {
         Some(binary) => binary.clone(),
-        None => build()?,
+        None if arguments.debug => program::as_tested()?,
+        None => program::as_shipped()?,
     };
     let output =
         arguments.output.clone().unwrap_or_else(|| paths::target().join("image/culvert.tar"));
@@ -102,38 +106,6 @@ pub(crate) fn culvert(binary: &Path, name: &str, output: &Path) -> Result<String
             .with_context(|| format!("could not make {}", parent.display()))?;
     }
     write(&image, output)
-}
-
-/// Builds the program as it is shipped, with everything linked in: the image needs no library,
-/// and the CNI plugin, which is this program too, runs on any node.
-fn build() -> Result<PathBuf> {
-    let object = build_ebpf::run()?;
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let mut flags: Vec<String> = std::env::var("RUSTFLAGS")
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect();
-    flags.push("-Ctarget-feature=+crt-static".to_owned());
-    let mut cargo = Command::new("cargo");
-    cargo
-        .current_dir(paths::root())
-        .args(["build", "--release", "--package", "culvert-agent", "--bin", "culvert"])
-        // With a target named, cargo keeps the flags from build scripts and macros, which must
-        // stay loadable.
-        .args(["--target", &target])
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        // Lines for a backtrace cost more than all of the code, and names are enough for one.
-        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
-        // In a directory of its own for the target, the agent would not find it by itself.
-        .env("CULVERT_EBPF_OBJECT", object)
-        .env("CARGO_TARGET_DIR", paths::target());
-    run::plain("building culvert for the image", &mut cargo)?;
-    let binary = paths::target().join(target).join("release/culvert");
-    if !elf::inspect(&binary)?.is_static() {
-        bail!("{} was to load no library, and does", binary.display());
-    }
-    Ok(binary)
 }
 
 #[cfg(test)]
