@@ -3,13 +3,15 @@
 //! ```text
 //!  start  metrics and readiness (not ready) · workloads · identity · kernel programs · workers
 //!         · enrolment of the first snapshot ─▶ ready
-//!  stop   readiness off · listeners closed · flows drain · what is left is cut · tasks joined
+//!  stop   readiness off · enrolment ends · listeners closed · flows drain · what is left is cut
+//!         · tasks joined
 //! ```
 //!
 //! Programs, maps and links stay pinned when the agent stops: enrolled workloads are refused, or
 //! pass by `capture.whenAgentDown`, until the next agent takes over.
 
 mod cni;
+mod ending;
 mod enrolment;
 mod hand_over;
 mod kernel;
@@ -17,16 +19,14 @@ mod mesh;
 mod removal;
 mod worker;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    ending::{Running, Stop},
     enrolment::{Enrolment, Kernel},
     mesh::Mesh,
     removal::Removal,
@@ -34,19 +34,19 @@ use self::{
 };
 use crate::{
     admin,
-    capture::{self, Capture, Leaving, Turn},
+    capture::{self, Capture, Turn},
     config::{Config, Tunnel, WhenAgentDown},
     identity::{self, IdentityStore},
     observe::{Health, Metrics, Pulses, Readiness, Routes, Server},
     supervise::Tasks,
     sys,
     tunnel::{Limits, TunnelMetrics},
-    workload::Snapshot,
+    workload::{
+        Snapshot,
+        kubernetes::{self, Annotator},
+    },
     workload_api,
 };
-
-/// How long tasks that have nothing to drain may take to end.
-const STOP: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop (SIGTERM, SIGINT) or a part of it fails.
 ///
@@ -146,6 +146,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     )?;
     let (steered, ready) = (enrolment.steered(), readiness.subscribe());
     cni::offer(&mut front, &config, cni::Parts { announce, steered, ready }, &metrics);
+    let enrolled = enrolment.told();
+    let annotated = annotator.as_ref().map(Annotator::annotated);
     if let Some(annotator) = annotator {
         let (steered, token) = (enrolment.steered(), front.token());
         front.spawn("annotations", async move {
@@ -153,30 +155,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Ok(())
         });
     }
-    front.spawn("enrolment", enrolment.run(readiness.clone(), front.token()));
+    // Ends before the rest: nothing is to be enrolled while everything is taken out.
+    let mut enrolling = Tasks::new(CancellationToken::new());
+    enrolling.spawn("enrolment", enrolment.run(readiness.clone(), enrolling.token()));
 
-    let outcome = until_stop(&mut stop, [&mut front, &mut tasks], &workers).await;
+    let mut running =
+        Running { enrolling, front, tasks, workers, removal, steered: enrolled, annotated };
+    let outcome = running.until_stop(&mut stop).await;
     readiness.send_replace(Readiness::NotReady("stopping".into()));
-    let is_removed = match &removal {
-        Some(removal) => removal.is_under_way().await,
-        None => false,
-    };
-    if is_removed {
-        // First of all: from now on pods start without asking us.
-        cni::leave(&config);
-    }
-    tracing::info!(is_removed, "draining");
-    front.stop(STOP).await;
-    // Before the flows have ended: new ones, which nobody here takes any more, must not wait.
-    let leaving = if is_removed { begin_to_leave(&config) } else { None };
-    if let Some(workers) = Arc::into_inner(workers) {
-        workers.join().await;
-    }
-    tasks.stop(STOP).await;
-    if let Some(leaving) = leaving {
-        leaving.finish().await;
-        remove_files(&config);
-    }
+    running.end(&config).await;
     tracing::info!("agent stopped");
     outcome
 }
@@ -184,32 +171,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// Follows the agent's own objects in the cluster, where they are known.
 async fn follow_removal(tasks: &mut Tasks, config: &Config) -> anyhow::Result<Option<Removal>> {
     let Some(removal) = &config.removal else { return Ok(None) };
-    let client = kube::Client::try_default()
-        .await
-        .context("no API server is known to ask for `removal`; run in a pod, or set KUBECONFIG")?;
+    let of_the_mesh = config.kubernetes.as_ref().and_then(|k| k.kubeconfig.as_deref());
+    let kubeconfig = removal.kubeconfig.as_deref().or(of_the_mesh);
+    let client = kubernetes::connect(kubeconfig).await.context("cannot follow `removal`")?;
     Ok(Some(Removal::follow(client, removal, tasks)))
-}
-
-/// Takes the programs out of the kernel.
-fn begin_to_leave(config: &Config) -> Option<Leaving> {
-    tracing::warn!("Culvert is being removed: this node's workloads leave the mesh");
-    Leaving::begin(&config.capture.pin_directory, host_proc(config))
-        .inspect_err(|error| {
-            let error = identity::with_sources(error);
-            tracing::error!(error, "not everything was taken out; run `culvert release` here");
-        })
-        .ok()
-}
-
-/// Removes what is kept for the next agent. Sockets have gone with their owners.
-fn remove_files(config: &Config) {
-    match std::fs::remove_file(&config.ca.bundle_file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            let file = config.ca.bundle_file.display();
-            tracing::warn!(%file, %error, "file stays behind");
-        }
-        Ok(()) | Err(_) => {}
-    }
 }
 
 fn host_proc(config: &Config) -> &Path {
@@ -226,45 +191,6 @@ pub fn release(config: &Config) -> anyhow::Result<()> {
     runtime
         .block_on(capture::release(&config.capture.pin_directory, host_proc(config)))
         .context("cannot take everything out")
-}
-
-/// The signals that tell the agent to stop.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> std::io::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Waits until one of them comes, or has come.
-    ///
-    /// Cancel safe.
-    async fn asked(&mut self) {
-        tokio::select! {
-            // They mean the same.
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-async fn until_stop(
-    stop: &mut Stop,
-    [front, tasks]: [&mut Tasks; 2],
-    workers: &Workers,
-) -> anyhow::Result<()> {
-    tokio::select! {
-        // A signal that came together with a failure is what the operator wanted.
-        biased;
-        () = stop.asked() => Ok(()),
-        error = front.failed() => Err(error),
-        error = tasks.failed() => Err(error),
-        () = workers.ended() => anyhow::bail!("a worker has died"),
-    }
 }
 
 async fn serve(

@@ -36,6 +36,7 @@
 //! removal:                          # default: none
 //!   namespace: culvert-system
 //!   daemonSet: culvert-agent
+//!   kubeconfig: /etc/kubeconfig     # default: that of `kubernetes`
 //! cni:                              # default: off
 //!   socket: /run/culvert/cni.sock
 //! observe:
@@ -236,6 +237,8 @@ pub struct Removal {
     pub namespace: String,
     /// The agents' DaemonSet.
     pub daemon_set: String,
+    /// How to reach the API server. Default: as `kubernetes` does, or by the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// The CNI plugin's end in the agent: pods of this node start only once they are steered.

@@ -22,6 +22,7 @@ mod mutual_tls;
 mod observed;
 mod outbound;
 mod policy;
+mod removal;
 mod roots;
 mod rotation;
 mod transfer;

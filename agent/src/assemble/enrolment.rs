@@ -124,6 +124,11 @@ impl Enrolment {
         self.steered.subscribe()
     }
 
+    /// The other end of it, to correct what is told once this has ended.
+    pub(super) fn told(&self) -> watch::Sender<Arc<Steered>> {
+        self.steered.clone()
+    }
+
     /// Follows the snapshots until `cancel`; `ready` is told once the first one has been acted
     /// upon. Everything stays enrolled when it returns.
     ///
@@ -202,6 +207,7 @@ impl Enrolment {
     /// again, because the other has ended; otherwise it is to stop.
     async fn stand_by(&mut self, cancel: &CancellationToken) -> bool {
         self.turn.step_back();
+        self.steered.send_modify(|told| *told = Arc::new(Steered::clone(told).incomplete()));
         self.acting.set(0);
         tracing::info!("another agent takes over; this one serves on what it has");
         loop {
@@ -278,7 +284,7 @@ impl Enrolment {
             .map(|(key, _)| key.clone())
             .collect();
         let left: Vec<_> = leaving.iter().filter_map(|key| locals.remove_entry(key)).collect();
-        self.tell(locals);
+        self.tell(locals, false);
         for (key, local) in &left {
             self.release(key, local).await;
         }
@@ -302,18 +308,23 @@ impl Enrolment {
                 None => failed += 1,
             }
             // After each, not after all: somebody may hold back the start of this very pod.
-            self.tell(locals);
+            self.tell(locals, false);
         }
-        self.tell(locals);
+        self.tell(locals, true);
         self.enrolled.set(i64::try_from(locals.len()).unwrap_or(i64::MAX));
         self.missing.set(i64::try_from(failed).unwrap_or(i64::MAX));
         Ok(failed)
     }
 
-    fn tell(&self, locals: &HashMap<WorkloadKey, Local>) {
+    /// Says what is steered; `complete` as in [`Steered::is_complete`].
+    fn tell(&self, locals: &HashMap<WorkloadKey, Local>, complete: bool) {
         self.steered.send_if_modified(|told| {
-            let steered: Steered =
-                locals.values().map(|local| Arc::clone(&local.workload)).collect();
+            let workloads = locals.values().map(|local| Arc::clone(&local.workload));
+            let mut steered: Steered = workloads.collect();
+            // Once everything was known, a change leaves it so.
+            if !complete && !told.is_complete() {
+                steered = steered.incomplete();
+            }
             let changed = **told != steered;
             if changed {
                 *told = Arc::new(steered);

@@ -128,6 +128,9 @@ where
                     failing = false;
                     let before = *tell.borrow();
                     let after = before.after(object.as_ref().map(is_being_deleted));
+                    if before != Known::There && after == Known::There {
+                        tracing::info!(what, name, "is there");
+                    }
                     if tell.send_replace(after) != after && after == Known::Going {
                         tracing::warn!(what, name, "deleted: this agent will leave nothing behind");
                     }

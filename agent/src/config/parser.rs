@@ -234,6 +234,10 @@ impl Parser<'_> {
         Ok(Removal {
             namespace,
             daemon_set: self.name(raw.daemon_set, "removal.daemonSet", expected)?,
+            kubeconfig: raw
+                .kubeconfig
+                .map(|path| self.path(Some(path), "removal.kubeconfig", ""))
+                .transpose()?,
         })
     }
 

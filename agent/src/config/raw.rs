@@ -90,6 +90,7 @@ pub(super) struct WorkloadApi {
 pub(super) struct Removal {
     pub(super) namespace: Spanned<String>,
     pub(super) daemon_set: Spanned<String>,
+    pub(super) kubeconfig: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

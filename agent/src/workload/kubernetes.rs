@@ -30,7 +30,7 @@ mod testing;
 mod tests;
 mod watch;
 
-pub use annotate::Annotator;
+pub use annotate::{Annotated, Annotator};
 pub use announce::Announcer;
 pub use client::{ClientError, connect};
 pub use source::{KubernetesError, Settings, Source};

@@ -81,6 +81,11 @@ impl Annotator {
         })
     }
 
+    /// Which pods bear the annotation, as the API server tells it.
+    pub fn annotated(&self) -> Annotated {
+        Annotated(self.marks.clone())
+    }
+
     /// Keeps the annotations equal to what is steered, until `stop` is cancelled. They stay when
     /// it ends: the agent that comes next finds the pods steered.
     ///
@@ -109,6 +114,10 @@ impl Annotator {
     fn start(&mut self, steered: &Steered) -> Option<Instant> {
         let now = Instant::now();
         self.recent.retain(|_, (_, until)| *until > now);
+        if !steered.is_complete() {
+            // An agent before this one, or the one that acts, may have steered what is not in it.
+            return self.recent.values().map(|(_, until)| *until).min();
+        }
         let marks = self.marks.borrow_and_update().clone();
         for mark in marks {
             let is_steered = steered.get(&mark.key).is_some_and(|pod| pod.uid == mark.uid);
@@ -150,6 +159,20 @@ impl Annotator {
                 tracing::warn!(pod = %key, error, "annotation not written; tried again");
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// The pods of this node that bear the annotation.
+pub struct Annotated(watch::Receiver<Vec<Mark>>);
+
+impl Annotated {
+    /// Waits until there are none, but no longer than `limit`: the API server may not be asked, or
+    /// refuse.
+    pub async fn until_none(mut self, limit: Duration) {
+        let none = self.0.wait_for(|marks| marks.iter().all(|mark| !mark.redirected));
+        if !matches!(tokio::time::timeout(limit, none).await, Ok(Ok(_))) {
+            tracing::warn!("annotations of this node's pods stay behind");
         }
     }
 }
