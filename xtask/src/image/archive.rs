@@ -14,6 +14,8 @@ pub(super) enum Kind<'a> {
     Directory,
     /// A file with these bytes.
     File(&'a [u8]),
+    /// A symbolic link to this path.
+    Link(&'a str),
 }
 
 /// An archive that grows entry by entry.
@@ -25,10 +27,14 @@ pub(super) struct Archive {
 impl Archive {
     /// Adds an entry that belongs to root and is as old as time.
     pub(super) fn add(&mut self, path: &str, mode: u32, kind: &Kind<'_>) -> Result<()> {
-        let (letter, contents, path) = match kind {
-            Kind::Directory => (b'5', &[][..], format!("{path}/")),
-            Kind::File(bytes) => (b'0', *bytes, path.to_owned()),
+        let (letter, contents, target, path) = match kind {
+            Kind::Directory => (b'5', &[][..], "", format!("{path}/")),
+            Kind::File(bytes) => (b'0', *bytes, "", path.to_owned()),
+            Kind::Link(target) => (b'2', &[][..], *target, path.to_owned()),
         };
+        if target.len() > 100 {
+            bail!("{path}: {target} is too long a target for a tar header");
+        }
         if contents.len() > LARGEST {
             bail!("{path} is too large for a tar header");
         }
@@ -43,6 +49,7 @@ impl Archive {
         // The sum is taken with spaces in its own place.
         put(&mut header, 148, b"        ");
         header[156] = letter;
+        put(&mut header, 157, target.as_bytes());
         put(&mut header, 257, b"ustar\x0000");
         put(&mut header, 345, prefix.as_bytes());
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();

@@ -10,6 +10,7 @@ use std::path::Path;
 enum Entry {
     Directory,
     File(Vec<u8>),
+    Link(String),
 }
 
 /// The root of an image. Paths are relative to it and without a slash at either end; folders on
@@ -23,6 +24,16 @@ impl Root {
     /// Adds a file with these contents.
     pub(crate) fn file(&mut self, path: &str, mode: u32, contents: impl Into<Vec<u8>>) {
         self.put(path, mode, Entry::File(contents.into()));
+    }
+
+    /// Adds an empty folder.
+    pub(crate) fn directory(&mut self, path: &str, mode: u32) {
+        self.put(path, mode, Entry::Directory);
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, path: &str, target: &str) {
+        self.put(path, 0o777, Entry::Link(target.to_owned()));
     }
 
     /// Adds a copy of a file of this machine.
@@ -52,6 +63,7 @@ impl Root {
             let kind = match entry {
                 Entry::Directory => Kind::Directory,
                 Entry::File(contents) => Kind::File(contents),
+                Entry::Link(target) => Kind::Link(target),
             };
             archive.add(path, *mode, &kind)?;
         }

@@ -41,12 +41,15 @@ fn tar_reads_back_paths_modes_and_contents() {
     let mut archive = Archive::default();
     archive.add("tmp", 0o1777, &Kind::Directory).unwrap();
     archive.add(&deep, 0o640, &Kind::File(&[b'x'; 513])).unwrap();
+    archive.add("bin/sh", 0o777, &Kind::Link("busybox")).unwrap();
     fs::write(&file, archive.finish()).unwrap();
     let listed = tar(&["-tvf", file.to_str().unwrap()]);
     let lines: Vec<_> = listed.lines().collect();
     assert!(lines[0].starts_with("drwxrwxrwt 0/0") && lines[0].ends_with(" tmp/"), "{listed}");
     assert!(lines[1].starts_with("-rw-r-----") && lines[1].contains(" 513 "), "{listed}");
     assert!(lines[1].ends_with(&deep), "{listed}");
+    assert!(lines[2].starts_with("lrwxrwxrwx"), "{listed}");
+    assert!(lines[2].ends_with("bin/sh -> busybox"), "{listed}");
     assert_eq!(tar(&["-xOf", file.to_str().unwrap(), &deep]), "x".repeat(513));
 }
 
