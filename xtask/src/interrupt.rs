@@ -27,16 +27,22 @@ impl Interrupt {
 
 /// From now on SIGINT, SIGTERM and SIGHUP take down the lab of this name and end the process.
 pub(crate) fn clean_up(id: &str) -> Result<Interrupt> {
+    let id = id.to_owned();
+    clean_up_by(move || sweep::remove(&id))
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP take down what `remove` does, and end the process.
+pub(crate) fn clean_up_by(remove: impl Fn() -> Result<()> + Send + 'static) -> Result<Interrupt> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).context("could not listen for signals")?;
     let raised = Arc::new(AtomicBool::new(false));
-    let (seen, id) = (Arc::clone(&raised), id.to_owned());
+    let seen = Arc::clone(&raised);
     thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
         seen.store(true, Ordering::SeqCst);
         eprintln!("\n==> interrupted; taking the lab down");
         for _ in 0..ROUNDS {
-            if let Err(error) = sweep::remove(&id) {
+            if let Err(error) = remove() {
                 eprintln!("warning: {error:#}");
             }
         }
