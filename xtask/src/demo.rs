@@ -2,7 +2,7 @@
 
 mod applications;
 mod certificates;
-mod checks;
+pub(crate) mod checks;
 mod identities;
 mod pcap;
 mod refusals;

@@ -12,6 +12,7 @@ mod demo;
 mod fuzz;
 mod image;
 mod interrupt;
+mod k8s;
 mod lab;
 mod manifests;
 mod manual;
@@ -65,6 +66,9 @@ enum Command {
     /// Use the two-node lab by hand.
     #[command(subcommand)]
     Lab(lab::Action),
+    /// A real Kubernetes cluster on this machine.
+    #[command(subcommand)]
+    K8s(k8s::Action),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         Command::Lab(action) => lab::run(&action),
         Command::Manifests(arguments) => manifests::run(&arguments).map(done),
         Command::Manual(arguments) => manual::run(&arguments).map(done),
+        Command::K8s(action) => k8s::run(&action),
         Command::Proto { check } => proto::generate(check).map(done),
     };
     match outcome {

@@ -33,6 +33,8 @@ pub(crate) enum Purpose {
     Fuzz,
     /// Running the demo and the tests.
     Run,
+    /// Running a Kubernetes cluster beside them.
+    Kubernetes,
 }
 
 /// How it is told that something is there.
@@ -76,6 +78,12 @@ const NEEDS: &[Need] = &[
     need(Purpose::Run, Sign::Program("socat"), "socat"),
     need(Purpose::Run, Sign::Program("nghttp"), "nghttp2-client"),
     need(Purpose::Run, Sign::Program("nghttpd"), "nghttp2-server"),
+    need(Purpose::Kubernetes, Sign::Program("runc"), "runc"),
+    need(Purpose::Kubernetes, Sign::File("/usr/lib/cni/bridge"), "containernetworking-plugins"),
+    need(Purpose::Kubernetes, Sign::Program("iptables"), "iptables"),
+    need(Purpose::Kubernetes, Sign::Program("conntrack"), "conntrack"),
+    need(Purpose::Kubernetes, Sign::Program("busybox"), "busybox-static"),
+    need(Purpose::Kubernetes, Sign::Program("sysctl"), "procps"),
 ];
 
 /// Runs the command.
