@@ -9,6 +9,7 @@
 mod client;
 mod error;
 mod export;
+mod start;
 mod table;
 
 use std::io::Write as _;
@@ -19,6 +20,7 @@ use time::OffsetDateTime;
 
 use self::client::Client;
 pub use self::error::CliError;
+pub use self::start::{control_runtime, start_log};
 use crate::config::{Config, DEFAULT_ADMIN_SOCKET};
 
 /// `culvert certs`.

@@ -31,6 +31,8 @@ pub mod cni;
 
 pub mod config;
 
+pub mod controller;
+
 pub mod workload_api;
 
 pub mod assemble;

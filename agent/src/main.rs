@@ -1,13 +1,13 @@
 //! The `culvert` command: arguments, logging, exit code; nothing else.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use culvert_agent::{
     assemble, cli, cni,
     config::{Config, LogFormat, Observe},
+    controller,
 };
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// Node-level mutual TLS for every pod, without sidecars.
 #[derive(Parser)]
@@ -38,6 +38,8 @@ enum Command {
     Certs(cli::Certificates),
     /// Hold pods' starts until they are steered: runs as a CNI plugin, where no command is given.
     Cni(cni::Arguments),
+    /// Tell each policy of a cluster, in its status, what is made of it.
+    Controller(controller::Options),
     /// The certificate authority.
     #[command(subcommand)]
     Ca(culvert_ca::cli::Command),
@@ -64,36 +66,17 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Agent { config, print_config: false } => {
             let config = Config::load(&config)?;
-            start_log(&config.observe)?;
-            // Control work only; flows have threads of their own.
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .thread_name("control")
-                .enable_all()
-                .build()?;
-            runtime.block_on(assemble::run(config))
+            let Observe { log, log_format, access_log, .. } = &config.observe;
+            cli::start_log(log, *log_format, *access_log)?;
+            cli::control_runtime()?.block_on(assemble::run(config))
         }
         Command::Release { config } => assemble::release(&Config::load(&config)?),
         Command::Certs(command) => Ok(cli::certificates(command)?),
         Command::Cni(arguments) => cni::run(arguments),
+        Command::Controller(options) => {
+            cli::start_log(&options.log, LogFormat::Text, true)?;
+            cli::control_runtime()?.block_on(controller::run(options))
+        }
         Command::Ca(command) => culvert_ca::cli::run(command),
     }
-}
-
-fn start_log(observe: &Observe) -> anyhow::Result<()> {
-    let mut filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(&observe.log)?;
-    if !observe.access_log {
-        filter = filter.add_directive("access=off".parse()?);
-    }
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match observe.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }
