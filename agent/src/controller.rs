@@ -44,10 +44,10 @@ const STOP: Duration = Duration::from_secs(5);
 #[derive(Args)]
 pub struct Options {
     /// Namespace of the Lease that decides which replica writes.
-    #[arg(long, default_value = "culvert-system")]
+    #[arg(long, env = "CULVERT_NAMESPACE", default_value = "culvert-system")]
     namespace: String,
     /// Name of this replica in the Lease, which no other has.
-    #[arg(long, env = "HOSTNAME")]
+    #[arg(long, env = "CULVERT_POD_NAME")]
     name: String,
     /// The namespace whose policies hold for the whole mesh; as in the agents' configuration.
     #[arg(long, default_value = "istio-system")]
