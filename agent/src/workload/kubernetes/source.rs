@@ -34,10 +34,12 @@ const REQUESTS: usize = 256;
 /// How long news are gathered before a snapshot is made of them.
 const GATHER: Duration = Duration::from_millis(10);
 /// At most one part in so many of the time goes into making snapshots.
-const SHARE: u32 = 10;
+const SHARE: u32 = 5;
 /// How soon a namespace that was not found is looked for again. It doubles up to [`SEEK_MOST`].
 const SEEK: Duration = Duration::from_millis(100);
 const SEEK_MOST: Duration = Duration::from_secs(5);
+/// How often it is looked whether namespaces are still where they were found.
+const VERIFY: Duration = Duration::from_secs(5);
 /// How often it is said what the start waits for.
 const WAITING: Duration = Duration::from_secs(10);
 
@@ -105,6 +107,8 @@ struct Search {
     at: Option<Instant>,
     pause: Duration,
     told: HashSet<PodUid>,
+    /// The look whether what was found is still there.
+    checking: JoinSet<Vec<(PodUid, PathBuf)>>,
 }
 
 struct Meters {
@@ -204,6 +208,7 @@ impl Source {
         let mut news = Vec::new();
         // When a snapshot is to be made.
         let mut due = self.make();
+        let mut verify = Instant::now() + VERIFY;
         loop {
             tokio::select! {
                 biased;
@@ -219,7 +224,16 @@ impl Source {
                         due = self.make();
                     }
                 }
+                Some(lost) = self.search.checking.join_next() => {
+                    if lost.is_ok_and(|lost| self.state.lost(&lost)) {
+                        due = self.make();
+                    }
+                }
                 () = until(self.search.at) => self.search(),
+                () = tokio::time::sleep_until(verify) => {
+                    verify = Instant::now() + VERIFY;
+                    self.search.check(self.state.known());
+                }
                 Some(ended) = self.watches.join_next() => return Err(broken(ended)),
                 1.. = self.changes.recv_many(&mut news, QUEUE) => {
                     if self.take(&mut news) {
@@ -373,6 +387,14 @@ impl Search {
         if news {
             self.pause = SEEK;
             self.at = Some(now);
+        }
+    }
+
+    /// Looks which of these paths lead nowhere any more.
+    fn check(&mut self, known: Vec<(PodUid, PathBuf)>) {
+        if self.checking.is_empty() && !known.is_empty() {
+            let lost = |(_, path): &(PodUid, PathBuf)| !path.exists();
+            self.checking.spawn_blocking(move || known.into_iter().filter(lost).collect());
         }
     }
 

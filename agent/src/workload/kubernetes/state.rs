@@ -208,7 +208,25 @@ impl State {
         let event = self
             .rows(Kind::Pods, event, |fixed, pod| pods::row(pod, &fixed.node, &fixed.trust_domain));
         let touched = self.pods.take(event);
+        for key in &touched.keys {
+            self.notice_new_network(key);
+        }
         self.is_news(Kind::Pods, &touched)
+    }
+
+    /// A pod whose addresses are none of those that it had runs in a network that was made anew:
+    /// what was known of its namespace is of the one before.
+    fn notice_new_network(&mut self, key: &WorkloadKey) {
+        let (Some(row), Some(before)) = (self.pods.rows().get(key), self.locals.get(key)) else {
+            return;
+        };
+        let now = &row.workload.addresses;
+        let same_pod = row.workload.uid == before.uid;
+        let moved = !now.is_empty() && !now.iter().any(|ip| before.addresses.contains(ip));
+        if let (true, true, Some(uid)) = (same_pod, moved, &row.workload.uid) {
+            self.netns.remove(uid);
+            self.announced.remove(uid);
+        }
     }
 
     fn node(&mut self, event: Event<Node>) -> bool {
@@ -262,6 +280,28 @@ impl State {
         let before = self.netns.len();
         self.netns.extend(paths);
         self.netns.len() != before
+    }
+
+    /// The namespaces that are known of pods of this node.
+    pub(super) fn known(&self) -> Vec<(PodUid, PathBuf)> {
+        let announced = self.announced.values().map(|Announcement { pod, .. }| pod);
+        let announced = announced.map(|pod| (pod.uid.clone(), pod.netns.clone()));
+        let found = self.netns.iter().map(|(uid, path)| (uid.clone(), path.clone()));
+        found.chain(announced).collect()
+    }
+
+    /// Namespaces of these pods are not where they were; they are looked for anew.
+    pub(super) fn lost(&mut self, pods: &[(PodUid, PathBuf)]) -> bool {
+        let before = self.netns.len() + self.announced.len();
+        for (uid, path) in pods {
+            if self.netns.get(uid) == Some(path) {
+                self.netns.remove(uid);
+            }
+            if self.announced.get(uid).is_some_and(|announced| announced.pod.netns == *path) {
+                self.announced.remove(uid);
+            }
+        }
+        self.netns.len() + self.announced.len() != before
     }
 
     /// Whether an announced pod is wanted; nothing if the watches have not told of it or of its

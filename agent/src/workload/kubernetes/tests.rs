@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,14 +61,17 @@ impl Followed {
         enrolled(&self.snapshots.borrow(), name)
     }
 
+    fn process(&self, pid: u32) -> PathBuf {
+        self.proc.path().join(pid.to_string())
+    }
+
     /// A process of the pod, so that its namespace is found.
     fn run_process(&self, pid: u32, namespace: &str, name: &str) {
-        let directory = self.proc.path().join(pid.to_string());
+        let directory = self.process(pid);
         std::fs::create_dir_all(directory.join("ns")).unwrap();
         let cgroup = format!("0::/kubepods/pod{}/c\n", uid(namespace, name));
         std::fs::write(directory.join("cgroup"), cgroup).unwrap();
-        std::fs::write(directory.join("stat"), format!("{pid} (a) S {}1 0", "0 ".repeat(18)))
-            .unwrap();
+        std::fs::write(directory.join("stat"), started(1)).unwrap();
         std::fs::write(directory.join("ns/net"), "").unwrap();
     }
 }
@@ -107,8 +110,33 @@ async fn label_of_the_namespace_enrols_its_pods_of_this_node() {
     assert_eq!(a.netns.as_deref(), Some(&*followed.proc.path().join("7/ns/net")));
     assert_eq!(enrolled(&snapshot, "far"), Some(false), "its own agent has not said so");
 
+    // Its sandbox dies and is made again.
+    let eighth = has_netns_of(followed.process(8));
+    std::fs::remove_dir_all(followed.process(7)).unwrap();
+    followed.run_process(8, "shop", "a");
+    followed.until("the new namespace is found", eighth).await;
+    // Once more, and the old one is still there for a while: the address tells.
+    let ninth = has_netns_of(followed.process(6));
+    followed.run_process(6, "shop", "a");
+    std::fs::write(followed.process(6).join("stat"), started(0)).unwrap();
+    cluster.put(PODS, pod("shop", "a", "node1", "10.0.0.99"));
+    followed.until("the newest namespace is found", ninth).await;
+
     cluster.put(NAMESPACES, namespace("shop", &json!({})));
     followed.until("a is released", |s| enrolled(s, "a") == Some(false)).await;
+}
+
+/// Whether the namespace of `a` is that of a process.
+fn has_netns_of(process: PathBuf) -> impl Fn(&Arc<Snapshot>) -> bool {
+    move |snapshot| {
+        let a = snapshot.by_key(&WorkloadKey::new("shop", "a")).unwrap();
+        a.netns.as_deref() == Some(&*process.join("ns/net"))
+    }
+}
+
+/// A `/proc/PID/stat` of a process that began then.
+fn started(at: u32) -> String {
+    format!("7 (a) S {}{at} 0", "0 ".repeat(18))
 }
 
 #[tokio::test(start_paused = true)]
@@ -461,6 +489,7 @@ async fn annotation_comes_after_a_pod_is_steered_and_goes_before_it_is_released(
     let mut followed = Followed::start(&cluster).await;
     let (tell, told) = watch::channel(Arc::default());
     let annotator = followed.annotator.take().unwrap();
+    let annotated = annotator.annotated();
     let stop = CancellationToken::new();
     let running = annotator.run(told, stop.child_token());
     let check = async {
@@ -484,6 +513,20 @@ async fn annotation_comes_after_a_pod_is_steered_and_goes_before_it_is_released(
         tell.send_replace(Arc::default());
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(cluster.patches().len(), patches, "nothing is written again and again");
+
+        // An agent that does not know all that is steered takes nothing off a pod.
+        tell.send_replace(Arc::new(Steered::default().incomplete()));
+        let label = json!({"metadata": {"labels": {"istio.io/dataplane-mode": "ambient"},
+            "annotations": {"ambient.istio.io/redirection": "enabled"}}});
+        cluster.put(PODS, with(pod("shop", "a", "node1", "10.0.0.1"), &label));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(cluster.patches().len(), patches);
+        // When Culvert leaves for good nothing is steered any more.
+        tell.send_replace(Arc::new(Steered::from_iter([])));
+        annotated.until_none(Duration::from_secs(5)).await;
+        assert_eq!(redirections(&cluster).len(), patches + 1);
+        assert_eq!(redirections(&cluster).last(), Some(&None));
+        assert_eq!(followed.is_enrolled("a"), Some(true), "the mesh has it to the end");
         stop.cancel();
     };
     tokio::join!(running, check);
