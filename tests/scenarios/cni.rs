@@ -162,10 +162,13 @@ fn without_an_agent_no_pod_starts_but_those_that_never_wait() {
         agent.signal(culvert_tests::Signal::Stop)?;
         let add = call(&lab, "ADD", "default", "a1")?;
         until("the plugin to have asked", SOON, || {
-            let held = fs::read_to_string("/proc/net/unix").ok()?;
+            // Sockets are listed by network namespace, unix sockets as well.
+            let list = || fs::read_to_string("/proc/thread-self/net/unix");
+            let held = lab.node(NodeId::Node1).netns().enter(list).ok()?.ok()?;
             let path = socket(&lab).display().to_string();
-            // Its listening socket, and the connection that it has not accepted yet.
-            (held.lines().filter(|line| line.ends_with(&path)).count() > 1).then_some(())
+            // Its listening socket, under the name that it was made with, and the connection that
+            // it has not accepted yet.
+            (held.lines().filter(|line| line.contains(&path)).count() > 1).then_some(())
         })?;
         lab.kill_agent(NodeId::Node1);
         lab.start_agent(NodeId::Node1)?;
