@@ -30,8 +30,8 @@ pub(super) fn offer(front: &mut Tasks, config: &Config, parts: Parts, metrics: &
     let (socket, metrics, token) = (cni.socket.clone(), metrics.clone(), front.token());
     front.spawn("CNI", async move {
         let Parts { announce, steered, mut ready } = parts;
-        let served = ready.wait_for(|ready| matches!(ready, Readiness::Ready));
-        if !matches!(token.run_until_cancelled(served).await, Some(Ok(_))) {
+        let is_ready = ready.wait_for(|ready| matches!(ready, Readiness::Ready));
+        if !matches!(token.run_until_cancelled(is_ready).await, Some(Ok(_))) {
             // Told to stop before it began; `supervise` hears of an end that came too early.
             return Ok(());
         }

@@ -95,8 +95,8 @@ fn agent(socket: &Path, answers: Vec<Option<Answer>>) -> mpsc::Receiver<Value> {
     heard
 }
 
-fn failed(reason: Reason) -> Option<Answer> {
-    Some(Answer::Failed { reason, message: "no".into() })
+fn failed(reason: Reason) -> Answer {
+    Answer::Failed { reason, message: "no".into() }
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn refusal_of_the_agent_is_an_error_of_its_kind() {
     for (reason, code) in kinds {
         let temp = tempfile::tempdir().unwrap();
         let socket = temp.path().join("s");
-        let _heard = agent(&socket, vec![failed(reason)]);
+        let _heard = agent(&socket, vec![Some(failed(reason))]);
         // Also where pods pass without an agent: this one is there and said no.
         let call = Call::new("ADD", &socket).set("whileAway", "pass".into());
         let error = call.make().unwrap_err();
@@ -222,7 +222,7 @@ fn what_ends_is_never_held_up_by_an_agent_that_is_away() {
 fn delete_and_collect_tell_the_agent() {
     let temp = tempfile::tempdir().unwrap();
     let socket = temp.path().join("s");
-    let heard = agent(&socket, vec![Some(Answer::Done), failed(Reason::Later)]);
+    let heard = agent(&socket, vec![Some(Answer::Done), Some(failed(Reason::Later))]);
     Call::new("DEL", &socket).make().unwrap();
     let asked = heard.recv().unwrap();
     assert_eq!((asked["command"].as_str(), asked["uid"].as_str()), (Some("delete"), Some(UID)));
@@ -236,7 +236,7 @@ fn delete_and_collect_tell_the_agent() {
 fn check_fails_only_where_the_agent_says_so() {
     let temp = tempfile::tempdir().unwrap();
     let socket = temp.path().join("s");
-    let _heard = agent(&socket, vec![Some(Answer::Left), failed(Reason::Namespace)]);
+    let _heard = agent(&socket, vec![Some(Answer::Left), Some(failed(Reason::Namespace))]);
     let call = Call::new("CHECK", &socket);
     assert_eq!(call.make().unwrap(), None);
     assert_eq!(call.code(), 101);
