@@ -171,9 +171,10 @@ fn run_async(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<(
         .block_on(work)
 }
 
-/// What is not in the log: the audit, and the API server's answers, which its client would log
-/// whole when it cannot read one, with the keys in it.
-const APART: [&str; 2] = ["audit", "kube_client::client"];
+/// What is not in the log: the audit, which has an output of its own; and two parts of the API
+/// server's client: one logs an answer that it cannot read whole, with the keys in it, the other
+/// each failure, which whoever asked says with what it means.
+const APART: [&str; 3] = ["audit", "kube_client::client", "kube_client::client::builder"];
 
 fn start_log(filter: EnvFilter, chain: bool) {
     let audit = fmt::layer().without_time().with_level(false).with_target(false).with_ansi(false);

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::complaint::Complaint;
 use crate::store::{Store, StoreError, Swap, Version};
 
 mod schedule;
@@ -153,10 +154,17 @@ impl JwtKeys {
 
     /// Tends the keys until `cancel`.
     pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let mut complaint = Complaint::default();
         while cancel.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-            if let Err(error) = self.tend(OffsetDateTime::now_utc()).await {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                error!(%error, source, "keys of JWT-SVIDs not tended; trying again");
+            match self.tend(OffsetDateTime::now_utc()).await {
+                Ok(()) => {
+                    complaint.over();
+                }
+                Err(error) => {
+                    if let Some(error) = complaint.say(&error) {
+                        error!(error, "keys of JWT-SVIDs not tended; trying again");
+                    }
+                }
             }
         }
     }

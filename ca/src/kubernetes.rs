@@ -210,15 +210,3 @@ fn found<T>(answer: Result<T, KubernetesError>) -> Result<Option<T>, KubernetesE
         Err(error) => Err(error),
     }
 }
-
-/// An error and all that led to it, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
-}

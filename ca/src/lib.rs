@@ -25,6 +25,7 @@ pub mod attest;
 pub mod audit;
 pub mod authority;
 pub mod cli;
+mod complaint;
 pub mod directory;
 pub mod duration;
 pub mod enrolment;

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::watched::Complaint;
 use super::{KubernetesError, ask, found};
+use crate::complaint::Complaint;
 
 /// How long a silent holder keeps the lease.
 const HELD_FOR: Duration = Duration::from_secs(15);
@@ -133,7 +133,7 @@ impl Candidate {
                     complaint.over();
                 }
                 Some(Err(error)) => {
-                    if let Some(error) = complaint.say(super::chain(&error)) {
+                    if let Some(error) = complaint.say(&error) {
                         warn!(lease = self.name, error, "cannot tell who leads; trying again");
                     }
                 }

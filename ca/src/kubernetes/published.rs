@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::secrets::{config_map, write_config_map};
-use super::watched::{Complaint, Table, Watched};
+use super::watched::{Table, Watched};
 use super::{KubernetesError, Namespaces};
+use crate::complaint::Complaint;
 
 /// Name of the ConfigMap with the root certificates.
 pub const CONFIG_MAP: &str = "culvert-root-cert";
@@ -195,7 +196,7 @@ impl Publisher {
         if error.is_not_found() || is_terminating(error) {
             return;
         }
-        if let Some(error) = self.complaint.say(super::chain(error)) {
+        if let Some(error) = self.complaint.say(error) {
             warn!(namespace, error, "root certificates not published; trying again");
         }
     }

@@ -3,7 +3,6 @@
 
 use std::fmt::Debug;
 use std::sync::{PoisonError, RwLock};
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
@@ -11,12 +10,10 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// After so long the same fault is logged again.
-const LOG_AGAIN: Duration = Duration::from_mins(1);
+use crate::complaint::Complaint;
 
 /// What is kept of the objects that are followed.
 pub(super) trait Table: Default + Send + Sync + 'static {
@@ -87,7 +84,7 @@ impl<T: Table> Watched<T> {
                     self.apply(&mut listing, event);
                 }
                 Err(error) => {
-                    if let Some(error) = complaint.say(super::chain(&error)) {
+                    if let Some(error) = complaint.say(&error) {
                         let what = self.what;
                         warn!(what, error, "cannot follow; keeping what is known, trying again");
                     }
@@ -111,27 +108,5 @@ impl<T: Table> Watched<T> {
         if listing.is_none() {
             self.generation.send_modify(|generation| *generation += 1);
         }
-    }
-}
-
-/// Says a fault when it is new, then once a minute.
-#[derive(Default)]
-pub(super) struct Complaint(Option<(Instant, String)>);
-
-impl Complaint {
-    /// The text, if it is to be logged now.
-    pub(super) fn say(&mut self, text: String) -> Option<String> {
-        let known =
-            self.0.as_ref().is_some_and(|(at, before)| *before == text && at.elapsed() < LOG_AGAIN);
-        if known {
-            return None;
-        }
-        self.0 = Some((Instant::now(), text.clone()));
-        Some(text)
-    }
-
-    /// Says that all is well; whether it was not before.
-    pub(super) fn over(&mut self) -> bool {
-        self.0.take().is_some()
     }
 }

@@ -10,7 +10,8 @@ use tracing::{error, warn};
 use super::certificate::ServerCertificate;
 use super::health::Health;
 use crate::attest::Residents;
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::Authority;
+use crate::complaint::Complaint;
 use crate::metrics::CaMetrics;
 
 /// How often files and certificates are looked at.
@@ -18,8 +19,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How far the clock may stray from an even run between two looks. More is a jump, or a suspend,
 /// after which other machines must be heard before anything is concluded from silence.
 const STRAY: Duration = Duration::from_secs(30);
-/// After so long the same fault is logged again.
-const LOG_AGAIN: Duration = Duration::from_mins(1);
 
 /// Follows the workloads file and the store, and replaces certificates when their time comes.
 pub(super) struct Care {
@@ -29,7 +28,7 @@ pub(super) struct Care {
     metrics: CaMetrics,
     health: Arc<Health>,
     pace: Pace,
-    logged: Option<(Instant, String)>,
+    complaint: Complaint,
 }
 
 impl Care {
@@ -41,7 +40,15 @@ impl Care {
         health: Arc<Health>,
     ) -> Self {
         let pace = Pace { wall: OffsetDateTime::now_utc(), steady: Instant::now() };
-        Self { authority, placement, certificate, metrics, health, pace, logged: None }
+        Self {
+            authority,
+            placement,
+            certificate,
+            metrics,
+            health,
+            pace,
+            complaint: Complaint::default(),
+        }
     }
 
     pub(super) async fn run(mut self, cancel: CancellationToken) {
@@ -68,29 +75,16 @@ impl Care {
         let tended = self.authority.tend(now).await.map(|_| ());
         let renewed = self.certificate.renew(&self.authority, now);
         match tended.and(renewed) {
-            Ok(()) => self.logged = None,
-            Err(error) => self.complain(&error),
+            Ok(()) => {
+                self.complaint.over();
+            }
+            Err(error) => {
+                if let Some(error) = self.complaint.say(&error) {
+                    error!(error, "care of the roots failed, all stays as it was; trying again");
+                }
+            }
         }
         self.metrics.ends(&self.authority);
-    }
-
-    /// Logs a fault when it is new, then once a minute.
-    fn complain(&mut self, error: &AuthorityError) {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(source) = cause {
-            text.push_str(": ");
-            text.push_str(&source.to_string());
-            cause = source.source();
-        }
-        let known = self
-            .logged
-            .as_ref()
-            .is_some_and(|(at, before)| *before == text && at.elapsed() < LOG_AGAIN);
-        if !known {
-            error!(error = text, "care of the roots failed, all stays as it was; trying again");
-            self.logged = Some((Instant::now(), text));
-        }
     }
 }
 

@@ -101,7 +101,7 @@ async fn faults_say_what_was_tried_and_never_what_the_answer_held() {
     let cluster = Cluster::default();
     let store = store(&cluster);
     store.swap("state", None, b"a key").await.unwrap();
-    let text = |error: &StoreError| crate::kubernetes::chain(error);
+    let text = |error: &StoreError| crate::complaint::chain(error);
     for (fault, says) in [
         (Fault::Status(403), "does not let this account read its Secret; grant it that"),
         (Fault::Status(401), "does not let this account read its Secret; grant it that"),
