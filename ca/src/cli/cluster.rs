@@ -181,7 +181,7 @@ pub(super) async fn patiently<T>(
     let mut wait = WAIT_FIRST;
     loop {
         match work().await {
-            Err(error) if error.chain().any(|cause| cause.is::<KubernetesError>()) => {
+            Err(error) if error.chain().any(<dyn std::error::Error>::is::<KubernetesError>) => {
                 let seconds = wait.as_secs();
                 warn!(error = format!("{error:#}"), seconds, "cannot begin; waiting to try again");
                 tokio::time::sleep(wait).await;

@@ -49,8 +49,11 @@ struct List {
 #[derive(Default)]
 struct Pods {
     by_namespace: HashMap<Arc<str>, HashMap<Arc<str>, Kept>>,
-    by_node: HashMap<Arc<str>, HashSet<(Arc<str>, Arc<str>)>>,
+    by_node: HashMap<Arc<str>, HashSet<Key>>,
 }
+
+/// Namespace and name.
+type Key = (Arc<str>, Arc<str>);
 
 /// What is kept of a pod.
 #[derive(Clone)]

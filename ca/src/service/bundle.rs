@@ -207,7 +207,7 @@ impl Follow {
 /// Waits for a change; for ever when there can be none any more.
 async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

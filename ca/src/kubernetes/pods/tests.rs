@@ -37,8 +37,8 @@ impl Followed {
             }
             let change = async {
                 tokio::select! {
-                    changed = changes.changed() => changed.unwrap(),
-                    changed = namespaces.changed() => changed.unwrap(),
+                    of_pods = changes.changed() => of_pods.unwrap(),
+                    of_namespaces = namespaces.changed() => of_namespaces.unwrap(),
                 }
             };
             tokio::time::timeout(Duration::from_secs(120), change).await.expect("it changes");
