@@ -97,6 +97,11 @@ pub(crate) fn run(action: &Action) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The real `kubectl` and `helm`, built where they are not there yet.
+pub(crate) fn clients() -> Result<(PathBuf, PathBuf)> {
+    Ok((programs::ensure()?.join("kubectl"), programs::helm()?))
+}
+
 fn build() -> Result<()> {
     let programs = programs::ensure()?;
     programs::helm()?;

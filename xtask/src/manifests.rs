@@ -36,10 +36,12 @@ pub(crate) struct Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     generate(arguments.check)?;
-    if arguments.render {
-        rendered::found()?.check()?;
-    }
-    Ok(())
+    if arguments.render { render() } else { Ok(()) }
+}
+
+/// Renders everything with the real `helm` and `kubectl`, and compares what they say.
+pub(crate) fn render() -> Result<()> {
+    rendered::found()?.check()
 }
 
 /// What a template of the chart is made from.

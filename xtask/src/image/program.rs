@@ -41,6 +41,8 @@ pub(super) fn as_tested() -> Result<PathBuf> {
     let mut cargo = build::cargo("build");
     cargo
         .args(["--bin", "culvert"])
+        // A test among what is built makes cargo take the features that the tests' build has.
+        .args(["--test", "identities"])
         // Flags for all would build every dependency anew. Only how the program is linked differs,
         // so a wrapper adds the flag there; cargo keeps what is built with one apart.
         .env("RUSTC_WORKSPACE_WRAPPER", wrapper()?);

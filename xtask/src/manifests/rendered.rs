@@ -1,7 +1,7 @@
 //! What Kustomize and Helm make of the manifests, by the real programs: that both take them, and
 //! that both say the same.
 
-use crate::{paths, run};
+use crate::{k8s, paths, run};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -165,10 +165,8 @@ fn equal(directory: &str, kustomized: &Objects, charted: &Objects) -> Result<()>
     Ok(())
 }
 
-/// The programs that are in `PATH`.
+/// The programs of the Kubernetes lab.
 pub(super) fn found() -> Result<Programs> {
-    let program = |name: &str| {
-        paths::which(name).with_context(|| format!("no `{name}` here, which renders the manifests"))
-    };
-    Ok(Programs { helm: program("helm")?, kubectl: program("kubectl")? })
+    let (kubectl, helm) = k8s::clients()?;
+    Ok(Programs { helm, kubectl })
 }
