@@ -11,6 +11,9 @@
 //! | `<!-- prints -->` | (before ` ```text `) is what the script above prints: each line is looked for, in this order; `…` stands for anything |
 //!
 //! A block without a mark is an error, so that no command gets into a manual untested.
+//!
+//! The main sequence installs with Kustomize, enrols and operates; `removal` takes that out again.
+//! `readme` and `helm` begin with a cluster that has nothing of it.
 
 mod marks;
 mod script;
@@ -25,7 +28,8 @@ use std::fs;
 use std::path::PathBuf;
 
 /// Manuals whose commands are run, in this order.
-pub(crate) const MANUALS: [&str; 2] = ["docs/install.md", "docs/operations.md"];
+pub(crate) const MANUALS: [&str; 4] =
+    ["README.md", "docs/install.md", "docs/policy.md", "docs/operations.md"];
 
 /// What is run.
 #[derive(clap::Args)]
