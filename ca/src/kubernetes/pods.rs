@@ -1,4 +1,4 @@
-//! [`ApiServerPods`]: who runs where, by a watch that keeps some 200 bytes of each pod.
+//! [`ApiServerPods`]: who runs where, by a watch that keeps some 300 bytes of each pod.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
