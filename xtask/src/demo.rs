@@ -2,9 +2,7 @@
 
 mod applications;
 mod certificates;
-pub(crate) mod checks;
 mod identities;
-mod pcap;
 mod refusals;
 mod rotation;
 mod telemetry;
@@ -13,7 +11,7 @@ mod wire;
 use crate::setup::{self, Purpose};
 use crate::{build, interrupt, lab, run};
 use anyhow::{Context, Result, bail};
-use checks::Checks;
+use crate::checks::{self, Checks};
 use culvert_tests::{Lab, NodeId, sweep};
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 //! Programs from the distribution, unchanged, as the applications of the pods.
 
-use super::checks::{self, Checks};
+use crate::checks::{self, Checks};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{LONG, Lab, Place, Process, SOON, until};
 use std::fmt::Write as _;

@@ -1,6 +1,6 @@
 //! The certificates that a workload presents, as `openssl` reads them.
 
-use super::checks::{self, Checks};
+use crate::checks::{self, Checks};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{Lab, NodeId, SOON};
 use std::fs;

@@ -1,6 +1,6 @@
 //! What an agent holds, what the authority stands on, and a root that is replaced under traffic.
 
-use super::checks::{self, Checks};
+use crate::checks::{self, Checks};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{LONG, Lab, NodeId, SOON, paths, until};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! STRICT: who is not enrolled is refused, and told so in the log.
 
-use super::checks::{self, Checks};
+use crate::checks::{self, Checks};
 use anyhow::{Result, ensure};
 use culvert_tests::{Lab, SOON};
 

@@ -2,7 +2,7 @@
 
 use super::applications::{Applications, LONG_BYTES, sha256};
 use super::certificates;
-use super::checks::{self, Checks};
+use crate::checks::{self, Checks};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{LONG, Lab, Process, until};
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! What the agents tell: the access log and the metrics.
 
-use super::checks::{self, Checks};
+use crate::checks::{self, Checks};
 use super::refusals::plain;
 use anyhow::{Result, ensure};
 use culvert_tests::{Lab, NodeId, SOON, Scrape};

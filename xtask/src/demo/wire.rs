@@ -1,8 +1,8 @@
 //! What was on the wire between the nodes, and what was not.
 
 use super::applications::Applications;
-use super::checks::{self, Checks};
-use super::pcap::{self, Segment};
+use crate::checks::{self, Checks};
+use crate::pcap::{self, Segment};
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{Lab, NodeId, Process, SOON};
 use std::collections::BTreeSet;

@@ -11,11 +11,13 @@ mod pattern;
 mod report;
 mod server;
 mod socket;
+mod steady;
 mod udp;
 
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(name = "culvert-testapp", about, long_about = None)]
@@ -230,6 +232,21 @@ enum Mode {
         #[arg(long, default_value_t = 0)]
         every_ms: u64,
     },
+    /// Client of `echo` that goes on whatever happens: each round a new connection, and a request
+    /// on each of those kept; prints every second how it went so far.
+    Steady {
+        #[command(flatten)]
+        target: Target,
+        /// Connections that are kept.
+        #[arg(long, default_value_t = 0)]
+        kept: usize,
+        /// Milliseconds from one round to the next.
+        #[arg(long, default_value_t = 100)]
+        every_ms: u64,
+        /// Ends after so many rounds.
+        #[arg(long)]
+        rounds: Option<u64>,
+    },
     /// UDP server: sends back each datagram.
     UdpEcho(Listen),
     /// UDP client: COUNT datagrams, each awaited; `{"ok", "failed", "peer"}`.
@@ -279,6 +296,10 @@ fn main() -> ExitCode {
             Ok(crowd::short(&target, (!until_stdin_ends).then_some(count), parallel))
         }
         Mode::Ping { target, count, every_ms } => crowd::ping(&target, count, every_ms),
+        Mode::Steady { target, kept, every_ms, rounds } => {
+            let every = Duration::from_millis(every_ms);
+            Ok(steady::run(&target, &steady::Work { kept, every, rounds }))
+        }
         Mode::UdpEcho(at) => udp::echo(at.listen),
         Mode::Udp { target, count } => udp::client(&target, count),
     };

@@ -5,18 +5,18 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// TLS 1.3 in the extension `supported_versions`.
-pub(super) const TLS13: u16 = 0x0304;
+pub(crate) const TLS13: u16 = 0x0304;
 
 /// A TCP segment.
-pub(super) struct Segment<'a> {
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
-    pub(super) reset: bool,
-    pub(super) payload: &'a [u8],
+pub(crate) struct Segment<'a> {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) reset: bool,
+    pub(crate) payload: &'a [u8],
 }
 
 /// Every TCP segment of a capture of an Ethernet device, in the machine's byte order.
-pub(super) fn segments(capture: &[u8]) -> Vec<Segment<'_>> {
+pub(crate) fn segments(capture: &[u8]) -> Vec<Segment<'_>> {
     /// Length of the file's header, and of each packet's.
     const FILE: usize = 24;
     const PACKET: usize = 16;
@@ -78,7 +78,7 @@ fn segment(frame: &[u8]) -> Option<Segment<'_>> {
 /// The version that a server chose, where a segment begins with a `ServerHello`: the extension
 /// `supported_versions` where it is there (TLS 1.3), else the old field. A request to try again
 /// has the same form and names the same version.
-pub(super) fn server_version(payload: &[u8]) -> Option<u16> {
+pub(crate) fn server_version(payload: &[u8]) -> Option<u16> {
     const HANDSHAKE: u8 = 22;
     const SERVER_HELLO: u8 = 2;
     const SUPPORTED_VERSIONS: u16 = 43;
@@ -102,7 +102,7 @@ pub(super) fn server_version(payload: &[u8]) -> Option<u16> {
 }
 
 /// Whether a text is anywhere in the bytes.
-pub(super) fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+pub(crate) fn holds(bytes: &[u8], needle: &[u8]) -> bool {
     let Some((first, rest)) = needle.split_first() else { return true };
     let mut from = bytes;
     while let Some(at) = from.iter().position(|byte| byte == first) {

@@ -1,4 +1,4 @@
-//! The checks of the demo: shown when they are made, and in a table at the end.
+//! Checks of what is really observed: shown when they are made, and in a table at the end.
 
 use crate::interrupt::Interrupt;
 use anyhow::Result;
@@ -17,7 +17,7 @@ struct Check {
     observed: String,
 }
 
-/// Begins a part of the demo.
+/// Begins a part of what is checked.
 pub(crate) fn part(title: &str) {
     println!("\n── {title}");
 }
@@ -30,7 +30,7 @@ pub(crate) fn note(text: &str) {
 }
 
 impl Checks {
-    /// None yet; once the demo is interrupted none is made any more.
+    /// None yet; once the command is interrupted none is made any more.
     pub(crate) fn new(interrupt: Interrupt) -> Self {
         Self { made: Vec::new(), interrupt }
     }
