@@ -20,6 +20,11 @@ pub(crate) const ECHO: u16 = 7000;
 /// Text of the page that nginx serves.
 pub(crate) const PAGE: &str = "welcome to the shop, 4111 1111 1111 1111";
 
+/// How nginx is set up, without a file of its own.
+const NGINX: &str = "daemon off; user root; error_log stderr; pid /tmp/nginx.pid; \
+    events {} http { access_log /dev/stdout; \
+    server { listen 80; listen [::]:80; root /tmp/www; } }";
+
 /// One pod as it is to be: a container of the applications' image that runs one command.
 pub(crate) struct Pod<'a> {
     /// Its namespace.
@@ -88,8 +93,8 @@ pub(crate) fn start(subject: &Subject) -> Result<()> {
     let [first, second] = subject.nodes();
     let image = subject.applications_image();
     let nginx = format!(
-        "mkdir -p /tmp/www && echo '{PAGE}' > /tmp/www/index.html && exec nginx -g \
-         'daemon off; error_log stderr; pid /tmp/nginx.pid;' -c /etc/nginx/test.conf"
+        "mkdir -p /tmp/www && echo '{PAGE}' > /tmp/www/index.html && echo '{NGINX}' > /tmp/nginx.conf \
+         && exec nginx -c /tmp/nginx.conf"
     );
     let web = ["sh", "-c", &nginx];
     let echo = ["culvert-testapp", "echo", "--listen", "[::]:7000"];

@@ -81,7 +81,8 @@ fn plaintext(subject: &Subject) -> Result<String> {
     Ok("the page came, and stands readable on the wire".into())
 }
 
-fn encrypted(subject: &Subject) -> Result<String> {
+/// The page comes, and no byte of it can be read on the wire.
+pub(crate) fn encrypted(subject: &Subject) -> Result<String> {
     let (_, caught) = watched(subject)?;
     let Some(caught) = caught else { return Ok("the page came; the wire is out of reach".into()) };
     ensure!(!caught.holds(PAGE), "the page stands readable on the wire");

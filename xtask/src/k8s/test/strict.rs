@@ -90,9 +90,9 @@ fn other_host(subject: &Subject) -> Result<String> {
     let url = format!("http://{address}/");
     let words = ["curl", "-sS", "--max-time", "10", &url];
     let [other, own] = subject.nodes();
-    let said = subject.own()?.in_network(own, &words)?.output()?;
+    let said = subject.node(own, &words)?.output()?;
     ensure!(said.status.success(), "the pod's own node was refused, so the kubelet would be");
-    let said = subject.own()?.in_network(other, &words)?.output()?;
+    let said = subject.node(other, &words)?.output()?;
     ensure!(!said.status.success(), "host of {other} got in");
     Ok(String::from_utf8_lossy(&said.stderr).trim().to_owned())
 }

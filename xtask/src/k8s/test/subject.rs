@@ -1,9 +1,9 @@
 //! What is tested: a cluster of this machine's own, or one that a user has.
 
-use super::super::Cluster;
+use crate::k8s::Cluster;
 use super::kubectl::Kubectl;
 use anyhow::{Context, Result, ensure};
-use std::path::Path;
+use std::process::Command;
 
 /// Where Culvert is installed.
 pub(crate) const SYSTEM: &str = "culvert-system";
@@ -13,7 +13,6 @@ pub(crate) struct Subject {
     kubectl: Kubectl,
     cluster: Option<Cluster>,
     nodes: [String; 2],
-    image: String,
     applications_image: String,
 }
 
@@ -22,7 +21,6 @@ impl Subject {
     pub(crate) fn new(
         kubectl: Kubectl,
         cluster: Option<Cluster>,
-        image: &str,
         applications_image: &str,
     ) -> Result<Self> {
         let found = kubectl.get(&["nodes"])?;
@@ -41,7 +39,6 @@ impl Subject {
             kubectl,
             cluster,
             nodes,
-            image: image.to_owned(),
             applications_image: applications_image.to_owned(),
         })
     }
@@ -56,11 +53,6 @@ impl Subject {
         [&self.nodes[0], &self.nodes[1]]
     }
 
-    /// The image of Culvert.
-    pub(crate) fn image(&self) -> &str {
-        &self.image
-    }
-
     /// The image of the applications.
     pub(crate) fn applications_image(&self) -> &str {
         &self.applications_image
@@ -72,6 +64,14 @@ impl Subject {
     /// The cluster is a user's.
     pub(crate) fn own(&self) -> Result<&Cluster> {
         self.cluster.as_ref().context("needs the inside of a node, which only the lab gives")
+    }
+
+    /// A command on a node, in all of its namespaces.
+    ///
+    /// # Errors
+    /// As [`Self::own`].
+    pub(crate) fn node(&self, node: &str, words: &[&str]) -> Result<Command> {
+        on(self.own()?, node, words)
     }
 
     /// Whether it is this machine's own.
@@ -94,10 +94,10 @@ impl Subject {
         ensure!(names.len() == 1, "{} agents run on {node}: {}", names.len(), names.join(" "));
         Ok(names[0].to_owned())
     }
+}
 
-    /// Applies what stands in a file or directory, with `kubectl apply -k` for the latter.
-    pub(crate) fn apply_directory(&self, directory: &Path) -> Result<String> {
-        let directory = directory.to_str().context("a path that is text")?;
-        self.kubectl.ok(&["apply", "-k", directory])
-    }
+/// A command on a node of the lab's cluster.
+pub(crate) fn on(cluster: &Cluster, node: &str, words: &[&str]) -> Result<Command> {
+    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+    cluster.node_exec(node, &words)
 }

@@ -1,9 +1,10 @@
 //! Away again: a node is as it was.
 
 use super::applications::{self, PAGE, SHOP};
+use super::install;
 use super::subject::{SYSTEM, Subject};
 use crate::checks::{self, Checks};
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use culvert_tests::wait;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,12 +26,11 @@ pub(crate) fn traces(subject: &Subject) -> Result<Vec<BTreeSet<String>>> {
             nsenter --net=$n ip route show table 100 2>/dev/null
         done
         true";
-    let cluster = subject.own()?;
     subject
         .nodes()
         .iter()
         .map(|node| {
-            let said = cluster.in_node(node, &["sh", "-c", LOOK])?.output()?;
+            let said = subject.node(node, &["sh", "-c", LOOK])?.output()?;
             let text = String::from_utf8_lossy(&said.stdout).into_owned();
             Ok(text.lines().map(str::to_owned).collect())
         })
@@ -49,20 +49,30 @@ fn in_kernel() -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Removes it as its guide says, and compares with what was there `before` it came.
+/// Removes it as its guide says, puts it in and out again by Helm, and compares with what was there
+/// `before` it came.
 pub(crate) fn part(
     subject: &Subject,
     checks: &mut Checks,
-    remove: impl FnOnce() -> Result<String>,
-    before: Option<&[BTreeSet<String>]>,
+    before: Option<Result<Vec<BTreeSet<String>>>>,
 ) {
     checks::part("away again");
-    checks.add("it is removed as its guide says", remove());
+    checks.add("removed by the commands of docs/install.md", install::removed(subject));
+    applications_go_on(subject, checks);
+    let before = before.transpose();
+    let compare = |checks: &mut Checks| match &before {
+        Ok(Some(before)) => checks.add("nodes are as they were", clean(subject, before)),
+        Ok(None) => checks::note("skipped: needs the inside of a node, which only the lab gives"),
+        Err(error) => checks.add("nodes are as they were", Err(anyhow!("{error:#}"))),
+    };
+    compare(checks);
+    install::helm(subject, checks);
+    compare(checks);
+}
+
+/// The applications talk, though Culvert is gone.
+pub(crate) fn applications_go_on(subject: &Subject, checks: &mut Checks) {
     checks.add("the applications go on, without the mesh", works(subject));
-    match before {
-        Some(before) => checks.add("nodes are as they were", clean(subject, before)),
-        None => checks::note("skipped: needs the inside of a node, which only the lab gives"),
-    }
 }
 
 fn works(subject: &Subject) -> Result<String> {

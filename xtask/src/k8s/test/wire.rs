@@ -1,12 +1,15 @@
 //! What is on the wire between the nodes while something is done.
 
-use super::super::Cluster;
+use crate::k8s::Cluster;
 use crate::pcap;
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{Process, SOON};
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
+
+/// A node's device on the network between the nodes.
+const UPLINK: &str = "eth0";
 
 /// tcpdump on the way from one node to the others.
 pub(crate) struct Capture {
@@ -24,8 +27,8 @@ impl Capture {
         let directory = tempfile::tempdir().context("no place for the capture")?;
         let file = directory.path().join("wire.pcap");
         let path = file.to_str().context("a path that is text")?;
-        let words = ["tcpdump", "-n", "-U", "-B", "32768", "-i", cluster.uplink(), "-w", path, "tcp"];
-        let command = cluster.in_network(node, &words)?;
+        let words = ["tcpdump", "-n", "-U", "-B", "32768", "-i", UPLINK, "-w", path, "tcp"];
+        let command = super::subject::on(cluster, node, &words)?;
         let process = Process::start("tcpdump", command, directory.path())?;
         process.wait_for("listening on", SOON)?;
         Ok(Self { process, file, _directory: directory })
