@@ -9,46 +9,22 @@
 //! Without it the agent learns of a pod from the API server, while the pod's first process runs
 //! already: what it sends in these moments goes past the mesh. The plugin stands last in the chain
 //! of the node's own network plugins and answers the runtime once all of the pod's connections are
-//! captured. [`install`] puts it there, and takes it out again.
+//! captured. It is a program of its own, the crate `culvert-cni`; [`install`] puts it there, and
+//! takes it out again.
 
-mod ask;
 pub mod install;
-pub mod off;
-pub mod plugin;
-mod protocol;
 pub mod server;
 
+pub use culvert_cni::{DEFAULT_SOCKET, PLUGIN, off};
 pub use server::{Parts, Server, ServerError};
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// The name of the plugin: its `type` in a network configuration, and its file's in the directory
-/// of plugins.
-pub const PLUGIN: &str = "culvert-cni";
-
-/// Where the agent listens for the plugin, unless set.
-pub use crate::config::DEFAULT_CNI_SOCKET as DEFAULT_SOCKET;
-
-/// Namespaces of which no pod is ever enrolled: they start whatever becomes of the agent, which
-/// is a pod of one of them.
-pub const EXEMPT: [&str; 2] = ["culvert-system", "kube-system"];
-
-/// Whether a program was called under the name of the plugin, as runtimes call it: without a
-/// single argument.
-pub fn is_called(program: Option<&std::ffi::OsStr>) -> bool {
-    program.map(Path::new).and_then(Path::file_name).is_some_and(|name| name == PLUGIN)
-}
+use culvert_cni::{ask, protocol};
 
 /// `culvert cni`.
-#[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct Arguments {
-    #[command(subcommand)]
-    action: Option<Action>,
-}
-
 #[derive(clap::Subcommand)]
-enum Action {
+pub enum Action {
     /// Copy the plugin to this node, and put it into the node's network configuration.
     Install(install::Install),
     /// Take the plugin out of this node's network configuration, then its binary away.
@@ -69,15 +45,13 @@ pub struct Directories {
     pub socket: PathBuf,
 }
 
-/// Runs `culvert cni`: an action, or the plugin itself.
+/// Runs `culvert cni …`.
 ///
 /// # Errors
-/// What could not be installed or removed. The plugin tells its errors on standard output, as CNI
-/// has it, and then ends the process.
-pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    match arguments.action {
-        Some(Action::Install(command)) => Ok(install::install(&command)?),
-        Some(Action::Remove(command)) => Ok(install::remove(&command)?),
-        None => std::process::exit(plugin::main()),
+/// What could not be installed or removed.
+pub fn run(action: &Action) -> Result<(), install::InstallError> {
+    match action {
+        Action::Install(command) => install::install(command),
+        Action::Remove(command) => install::remove(command),
     }
 }

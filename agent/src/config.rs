@@ -79,7 +79,7 @@ pub const DEFAULT_ADMIN_SOCKET: &str = "/run/culvert/admin.sock";
 pub const NODE_VARIABLE: &str = "CULVERT_NODE";
 
 /// Where the agent listens for the CNI plugin, unless set.
-pub const DEFAULT_CNI_SOCKET: &str = "/run/culvert/cni.sock";
+pub use culvert_cni::DEFAULT_SOCKET as DEFAULT_CNI_SOCKET;
 
 /// Everything that a person sets for one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

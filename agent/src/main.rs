@@ -36,19 +36,17 @@ enum Command {
     },
     /// Show the certificates that this node's agent holds.
     Certs(cli::Certificates),
-    /// Hold pods' starts until they are steered: runs as a CNI plugin, where no command is given.
-    Cni(cni::Arguments),
     /// Tell each policy of a cluster, in its status, what is made of it.
     Controller(controller::Options),
+    /// The CNI plugin that holds pods' starts until they are steered.
+    #[command(subcommand)]
+    Cni(cni::Action),
     /// The certificate authority.
     #[command(subcommand)]
     Ca(culvert_ca::cli::Command),
 }
 
 fn main() -> ExitCode {
-    if cni::is_called(std::env::args_os().next().as_deref()) {
-        std::process::exit(cni::plugin::main());
-    }
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,11 +70,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Release { config } => assemble::release(&Config::load(&config)?),
         Command::Certs(command) => Ok(cli::certificates(command)?),
-        Command::Cni(arguments) => cni::run(arguments),
         Command::Controller(options) => {
             cli::start_log(&options.log, LogFormat::Text, true)?;
             cli::control_runtime()?.block_on(controller::run(options))
         }
+        Command::Cni(action) => Ok(cni::run(&action)?),
         Command::Ca(command) => culvert_ca::cli::run(command),
     }
 }

@@ -1,7 +1,7 @@
 //! The CNI plugin as a runtime calls it, on a real namespace and with a real agent.
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::{Finished, Lab, NodeId, PodSpec, Process, SOON, culvert, scenario, until};
+use culvert_tests::{Finished, Lab, NodeId, PodSpec, Process, SOON, culvert, scenario, tool, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -38,8 +38,7 @@ fn call(lab: &Lab, verb: &str, namespace: &str, pod: &str) -> Result<Process> {
         "CNI_IFNAME=eth0".to_owned(),
         "CNI_PATH=/opt/cni/bin".to_owned(),
         arguments,
-        culvert()?.display().to_string(),
-        "cni".to_owned(),
+        tool("culvert-cni")?.display().to_string(),
     ];
     let plugin = lab.node(NodeId::Node1).spawn(&words)?;
     plugin.write_line(&configuration(lab, pod).to_string())?;

@@ -38,7 +38,7 @@ pub struct Install {
     /// in once an agent answers, and out when the agent leaves the node for good.
     #[arg(long)]
     watch: bool,
-    /// What to copy [default: this program]
+    /// What to copy [default: `culvert-cni` beside this program]
     #[arg(long)]
     from: Option<PathBuf>,
     /// Copy it though it needs libraries: they must be the node's own.

@@ -20,14 +20,23 @@ pub(super) struct Copied {
     pub(super) new: bool,
 }
 
-/// Copies `from`, or this very program, into the directory of plugins. A runtime that calls it
-/// meanwhile finds the old file or the new one.
+/// Copies `from`, or the plugin that stands beside this program, into the directory of plugins. A
+/// runtime that calls it meanwhile finds the old file or the new one.
 pub(super) fn install(
     from: Option<&Path>,
     directory: &Path,
     allow_dynamic: bool,
 ) -> Result<Copied, InstallError> {
-    let from = from.unwrap_or(Path::new("/proc/self/exe"));
+    let beside;
+    let from = match from {
+        Some(from) => from,
+        None => {
+            beside = std::env::current_exe()
+                .map_err(|source| InstallError::Read { path: "/proc/self/exe".into(), source })?
+                .with_file_name(PLUGIN);
+            &beside
+        }
+    };
     let unread = |source| InstallError::Read { path: from.to_owned(), source };
     let mut source = File::open(from).map_err(unread)?;
     match is_dynamic(&mut source).map_err(unread)? {

@@ -36,7 +36,7 @@ pub enum InstallError {
         path: PathBuf,
     },
     /// The binary is no program for this system.
-    #[error("{path} is no 64-bit ELF program; name the `culvert` binary with --from")]
+    #[error("{path} is no 64-bit ELF program; name the program `culvert-cni` with --from")]
     NoProgram {
         /// The binary.
         path: PathBuf,

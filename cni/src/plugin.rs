@@ -23,7 +23,7 @@ use self::{
     error::PluginError,
     invocation::{Command, Invocation, VERSIONS, Verb, WhileAway},
 };
-use super::{
+use crate::{
     EXEMPT,
     ask::{self, Asked},
     off,

@@ -5,12 +5,10 @@ use std::{net::IpAddr, path::PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    super::{
-        DEFAULT_SOCKET,
-        protocol::{Pod, ValidAttachment},
-    },
-    error::PluginError,
+use super::error::PluginError;
+use crate::{
+    DEFAULT_SOCKET,
+    protocol::{Pod, ValidAttachment},
 };
 
 /// Versions of the specification that the plugin follows, oldest first. Before 0.3.0 there were no

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 /// Longest line either way. An attachment has some hundred bytes; a `collect` some hundred a
 /// container.
-pub(super) const MOST_BYTES: u64 = 1 << 20;
+pub const MOST_BYTES: u64 = 1 << 20;
 
 /// What the plugin asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "camelCase")]
-pub(super) enum Request {
+pub enum Request {
     /// A pod's network was made; nothing runs in it before the answer.
     Add(Attachment),
     /// Is it still as it should be?
@@ -30,81 +30,91 @@ pub(super) enum Request {
 /// A pod's network as its runtime has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Attachment {
+pub struct Attachment {
+    /// Which one.
     #[serde(flatten)]
-    pub(super) key: Key,
-    pub(super) pod: Pod,
-    pub(super) netns: Namespace,
+    pub key: Key,
+    /// Whose.
+    pub pod: Pod,
+    /// Where.
+    pub netns: Namespace,
     /// What the plugins before this one gave it.
-    pub(super) addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A pod's network that goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Detachment {
+pub struct Detachment {
+    /// Which one.
     #[serde(flatten)]
-    pub(super) key: Key,
+    pub key: Key,
     /// The pod's UID, where the runtime tells it this time too.
-    pub(super) uid: Option<String>,
+    pub uid: Option<String>,
 }
 
 /// Every network that there still is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Collection {
+pub struct Collection {
     /// The name of the network.
-    pub(super) network: String,
+    pub network: String,
     /// Its attachments.
-    pub(super) valid: Vec<ValidAttachment>,
+    pub valid: Vec<ValidAttachment>,
 }
 
 /// One attachment of a network, as CNI's `cni.dev/valid-attachments` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct ValidAttachment {
+pub struct ValidAttachment {
     /// The container.
     #[serde(rename = "containerID")]
-    pub(super) container: String,
+    pub container: String,
     /// The interface inside.
     #[serde(rename = "ifname")]
-    pub(super) interface: String,
+    pub interface: String,
 }
 
 /// What CNI tells attachments apart by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Key {
+pub struct Key {
     /// The name of the network.
-    pub(super) network: String,
+    pub network: String,
     /// The container: the pod's sandbox.
-    pub(super) container: String,
+    pub container: String,
     /// The interface inside.
-    pub(super) interface: String,
+    pub interface: String,
 }
 
 /// A pod, in the runtime's words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Pod {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, as the runtime has it.
+    pub uid: String,
 }
 
 /// A network namespace as the plugin sees it: the path may lead elsewhere for the agent, in its
 /// own mount namespace; device and inode may not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Namespace {
-    pub(super) path: PathBuf,
-    pub(super) device: u64,
-    pub(super) inode: u64,
+pub struct Namespace {
+    /// Its path without links, as the plugin sees it.
+    pub path: PathBuf,
+    /// The device of its file.
+    pub device: u64,
+    /// The inode of its file.
+    pub inode: u64,
 }
 
 /// What the agent answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "camelCase")]
-pub(super) enum Answer {
+pub enum Answer {
     /// The pod is in the mesh, and all of its connections are captured.
     Steered,
     /// The pod is none of the mesh's business.
@@ -122,7 +132,7 @@ pub(super) enum Answer {
 
 impl Answer {
     /// The label of the metric.
-    pub(super) const fn label(&self) -> &'static str {
+    pub const fn label(&self) -> &'static str {
         match self {
             Self::Steered => "steered",
             Self::Left => "left",
@@ -135,7 +145,7 @@ impl Answer {
 /// What to do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Reason {
+pub enum Reason {
     /// The same will go later.
     Later,
     /// The request is not understood: plugin and agent do not fit, or the runtime tells too little.

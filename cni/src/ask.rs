@@ -10,7 +10,7 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{
+use crate::{
     off,
     protocol::{Answer, MOST_BYTES, Request},
 };
@@ -20,7 +20,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// What came of a question.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub enum Asked {
     /// The agent answered.
     Answered(Answer),
     /// The agent has left this node for good.
@@ -33,7 +33,7 @@ pub(super) enum Asked {
 /// waited for until `limit` is over, all in all.
 ///
 /// A connection that breaks is made anew: the agent was replaced, and the next one is to be asked.
-pub(super) fn ask(socket: &Path, request: &Request, away: Duration, limit: Duration) -> Asked {
+pub fn ask(socket: &Path, request: &Request, away: Duration, limit: Duration) -> Asked {
     let started = Instant::now();
     // Since when nobody was there.
     let mut alone = started;

@@ -4,7 +4,8 @@ use std::{error::Error, io, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{super::protocol::Reason, invocation::VERSIONS};
+use super::invocation::VERSIONS;
+use crate::protocol::Reason;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,7 @@ pub(super) enum PluginError {
     /// Nothing stands before this plugin.
     #[error(
         "there is no `prevResult`; list `{}` after the plugin that makes the interface",
-        super::super::PLUGIN
+        crate::PLUGIN
     )]
     NotChained,
     /// The plugins before this one tell an address that is none.

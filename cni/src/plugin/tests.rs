@@ -11,7 +11,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{super::protocol::Reason, *};
+use super::*;
+use crate::protocol::Reason;
 
 const UID: &str = "0f7c2a5e-1b3d-4c6f-8a9b-0123456789ab";
 const ARGS: &str = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart;\
