@@ -1,7 +1,9 @@
 //! The CNI plugin as a runtime calls it, on a real namespace and with a real agent.
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::{Finished, Lab, NodeId, PodSpec, Process, SOON, culvert, scenario, tool, until};
+use culvert_tests::{
+    Finished, Lab, NodeId, PodSpec, Process, SOON, culvert, scenario, tool, until,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;

@@ -8,10 +8,10 @@ mod rotation;
 mod telemetry;
 mod wire;
 
+use crate::checks::{self, Checks};
 use crate::setup::{self, Purpose};
 use crate::{build, interrupt, lab, run};
 use anyhow::{Context, Result, bail};
-use crate::checks::{self, Checks};
 use culvert_tests::{Lab, NodeId, sweep};
 use std::process::ExitCode;
 

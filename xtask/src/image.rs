@@ -25,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the program is in the image; `PATH` has its folder.
 const PROGRAM: &str = "usr/bin/culvert";
+/// Where the CNI plugin is, for `culvert cni install` to copy onto the node.
+const PLUGIN: &str = "usr/bin/culvert-cni";
 
 /// Files of the image besides the program, below `daemonset/rootfs`: who is who, and how names are
 /// resolved.
@@ -47,6 +49,13 @@ pub(crate) struct Arguments {
     binary: Option<PathBuf>,
 }
 
+/// Writes the image of what the tests have tested, and tells where it is.
+pub(crate) fn of_tests() -> Result<PathBuf> {
+    let output = paths::target().join("image/culvert-tests.tar");
+    culvert(&program::as_tested()?, &program::plugin()?, &default_name(), &output)?;
+    Ok(output)
+}
+
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let binary = match &arguments.binary {
@@ -57,14 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let output =
         arguments.output.clone().unwrap_or_else(|| paths::target().join("image/culvert.tar"));
     let name = arguments.name.clone().unwrap_or_else(default_name);
-    if !elf::inspect(&binary)?.is_static() {
-        eprintln!(
-            "note: {} loads libraries. They are in the image, but the CNI plugin is copied to the \
-             node without them: it runs only where the node has the same ones",
-            binary.display()
-        );
-    }
-    let digest = culvert(&binary, &name, &output)?;
+    let digest = culvert(&binary, &program::plugin()?, &name, &output)?;
     run::say(format!("image {name} ({digest}): {}", output.display()));
     eprintln!("    ctr -n k8s.io images import {}", output.display());
     Ok(())
@@ -75,10 +77,11 @@ pub(crate) fn default_name() -> String {
     format!("localhost/culvert:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Writes the image of one culvert program and tells the digest of its manifest.
-pub(crate) fn culvert(binary: &Path, name: &str, output: &Path) -> Result<String> {
+/// Writes the image of a culvert program with its plugin, and tells the digest of its manifest.
+fn culvert(binary: &Path, plugin: &Path, name: &str, output: &Path) -> Result<String> {
     let mut root = Root::default();
     root.program(PROGRAM, binary)?;
+    root.program(PLUGIN, plugin)?;
     for file in FILES {
         root.copy(file, 0o644, &paths::root().join("daemonset/rootfs").join(file))?;
     }

@@ -1,7 +1,7 @@
 //! What the agents tell: the access log and the metrics.
 
-use crate::checks::{self, Checks};
 use super::refusals::plain;
+use crate::checks::{self, Checks};
 use anyhow::{Result, ensure};
 use culvert_tests::{Lab, NodeId, SOON, Scrape};
 

@@ -1,12 +1,12 @@
-//! Builds the program that goes into the image, with everything linked in: the image needs no
-//! library, and the CNI plugin, which is this program too, runs on any node.
+//! Builds the programs that go into the image, with everything linked in: the image needs no
+//! library, and the CNI plugin runs on any node.
 
 use super::elf;
 use crate::{build, build_ebpf, paths, run};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What makes a program static, as far as the compiler is concerned.
@@ -15,24 +15,33 @@ const STATIC: &str = "-Ctarget-feature=+crt-static";
 /// Builds it optimised, in a directory of its own for the target.
 pub(super) fn as_shipped() -> Result<PathBuf> {
     let object = build_ebpf::run()?;
+    // From the target's directory the build script would not find it by itself.
+    released("culvert-agent", "culvert", &[("CULVERT_EBPF_OBJECT", &object)])
+}
+
+/// Builds the CNI plugin, optimised: it has so few dependencies that tests need no other way.
+pub(super) fn plugin() -> Result<PathBuf> {
+    released("culvert-cni", "culvert-cni", &[])
+}
+
+fn released(package: &str, binary: &str, environment: &[(&str, &Path)]) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let own = std::env::var("RUSTFLAGS").unwrap_or_default();
     let flags: Vec<&str> = own.split_whitespace().chain([STATIC]).collect();
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(paths::root())
-        .args(["build", "--release", "--package", "culvert-agent", "--bin", "culvert"])
+        .args(["build", "--release", "--package", package, "--bin", binary])
         // With a target named, cargo keeps the flags from build scripts and macros, which must
         // stay loadable.
         .args(["--target", &target])
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         // Lines for a backtrace cost more than all of the code, and names are enough for one.
         .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
-        // From the target's directory the build script would not find it by itself.
-        .env("CULVERT_EBPF_OBJECT", object)
+        .envs(environment.iter().copied())
         .env("CARGO_TARGET_DIR", paths::target());
-    run::plain("building culvert for the image", &mut cargo)?;
-    checked(paths::target().join(target).join("release/culvert"))
+    run::plain(&format!("building {binary} for the image"), &mut cargo)?;
+    checked(paths::target().join(target).join("release").join(binary))
 }
 
 /// Builds it as the tests do, from the same dependencies.

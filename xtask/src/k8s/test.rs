@@ -77,7 +77,7 @@ fn subject(arguments: &Arguments) -> Result<Subject> {
     build::with_tests()?;
     let archive = match &arguments.archive {
         Some(archive) => archive.clone(),
-        None => image::archive()?,
+        None => image::of_tests()?,
     };
     if !Cluster::exists() {
         super::up(2)?;
