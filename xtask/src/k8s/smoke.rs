@@ -1,7 +1,7 @@
 //! Whether the cluster does what Culvert needs of one: a check for each, on real objects.
 
 use super::cluster::Cluster;
-use crate::demo::checks::{self, Checks};
+use crate::checks::{self, Checks};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use culvert_tests::until;
 use serde_json::{Value, json};

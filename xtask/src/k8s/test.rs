@@ -16,11 +16,12 @@ mod subject;
 mod uninstall;
 mod wire;
 
-use super::Cluster;
+use super::cluster::{self, Cluster};
+use super::{ready, smoke};
 use crate::checks::Checks;
-use crate::{build, image, paths, run};
+use crate::interrupt::{self, Interrupt};
+use crate::{build, image, run};
 use anyhow::{Context, Result};
-use kubectl::Kubectl;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,80 +32,87 @@ const HBONE: u16 = 15008;
 /// The applications' image, as the lab's cluster has it.
 const APPLICATIONS: &str = "localhost/lab/apps:1";
 
-/// What is tested, and where.
+/// On what is tested, and what.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A cluster that is there already, instead of one of this machine's own. It must have the two
-    /// images; what needs the inside of a node is left out.
-    #[arg(long)]
+    /// The cluster of this file, instead of one that is brought up for the test. It must have the
+    /// images; what needs the inside of a node is left out, and said to be.
+    #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Image with the applications, where the cluster is not this machine's own.
+    /// The image with the test's applications.
     #[arg(long, default_value = APPLICATIONS)]
     applications: String,
-    /// This image archive instead of one that is built now.
-    #[arg(long)]
+    /// The image archive of Culvert, as `cargo xtask image` writes it; built now without.
+    #[arg(long, value_name = "FILE")]
     archive: Option<PathBuf>,
-    /// Leaves cluster and Culvert standing.
+    /// Leave cluster and Culvert standing afterwards.
     #[arg(long)]
     keep: bool,
-    /// Only the parts whose name holds this text; it is installed first in any case.
+    /// Only the parts whose name holds this text, after an installation.
     #[arg(long)]
-    only: Option<String>,
-    /// Seconds that the API server is away.
+    filter: Option<String>,
+    /// How many seconds the API server is away.
     #[arg(long, default_value_t = 600)]
     outage: u64,
 }
 
 /// Runs the command; the exit code tells whether every check passed.
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let subject = subject(arguments)?;
-    let mut checks = Checks::default();
-    everything(&subject, arguments, &mut checks);
-    println!("{checks}");
-    if subject.is_own() && !arguments.keep {
-        run::say("taking the cluster down");
-        super::cluster::remove()?;
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(file) = &arguments.kubeconfig {
+        let subject = Subject::new(Cluster::of(file.clone())?, &arguments.applications)?;
+        let mut checks = Checks::default();
+        everything(&subject, arguments, &mut checks);
+        return Ok(judged(&checks));
     }
-    Ok(if checks.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn subject(arguments: &Arguments) -> Result<Subject> {
-    if let Some(kubeconfig) = &arguments.kubeconfig {
-        let program = paths::which("kubectl").context("no `kubectl` here; install it")?;
-        let kubectl = Kubectl::new(program, kubeconfig.clone());
-        return Subject::new(kubectl, None, &arguments.applications);
-    }
-    build::with_tests()?;
     let archive = match &arguments.archive {
         Some(archive) => archive.clone(),
-        None => image::of_tests()?,
+        None => {
+            build::with_tests()?;
+            image::of_tests()?
+        }
     };
-    if !Cluster::exists() {
-        super::up(2)?;
-    }
-    let cluster = Cluster::open()?;
+    // One that stands already is somebody's, and stays.
+    let keep = arguments.keep || Cluster::exists();
+    let interrupt =
+        if keep { Interrupt::default() } else { interrupt::clean_up_by(cluster::remove)? };
+    let mut checks = Checks::new(interrupt);
+    let cluster = if Cluster::exists() { Cluster::open()? } else { ready(2)? };
     cluster.load(&archive)?;
-    let kubectl = Kubectl::new(cluster.programs().join("kubectl"), cluster.kubeconfig());
-    Subject::new(kubectl, Some(cluster), APPLICATIONS)
+    everything(&Subject::new(cluster, APPLICATIONS)?, arguments, &mut checks);
+    if !keep {
+        run::say("taking the cluster down");
+        checks.add("the cluster is taken down", cluster::remove().map(|()| "nothing left".into()));
+    }
+    Ok(judged(&checks))
 }
 
+/// Checks the cluster that stands, without Culvert.
+pub(super) fn smoke() -> Result<ExitCode> {
+    let mut checks = Checks::default();
+    smoke::checks(&Cluster::open()?, &mut checks).context("the checks did not run to their end")?;
+    Ok(judged(&checks))
+}
+
+/// Each part stands on its own, once Culvert is installed and its pods are enrolled.
+type Part = fn(&Subject, &mut Checks);
+
+const PARTS: [(&str, Part); 6] = [
+    ("strict", strict::part),
+    ("authorization", authorization::part),
+    ("bad objects", bad_objects::part),
+    ("rolling update", rolling::part),
+    ("churn", churn::part),
+    ("manuals", install::manuals),
+];
+
 fn everything(subject: &Subject, arguments: &Arguments, checks: &mut Checks) {
-    let wanted = |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(&**only));
+    let wanted = |name: &str| arguments.filter.as_ref().is_none_or(|text| name.contains(&**text));
     let before = subject.is_own().then(|| uninstall::traces(subject));
     if !install::part(subject, checks) {
         return;
     }
-    type Part = fn(&Subject, &mut Checks);
-    let parts: [(&str, Part); 7] = [
-        ("mesh", mesh::part),
-        ("strict", strict::part),
-        ("authorization", authorization::part),
-        ("bad objects", bad_objects::part),
-        ("rolling update", rolling::part),
-        ("churn", churn::part),
-        ("manuals", install::manuals),
-    ];
-    for (name, part) in parts {
+    mesh::part(subject, checks);
+    for (name, part) in PARTS {
         if wanted(name) {
             part(subject, checks);
         }
@@ -115,4 +123,9 @@ fn everything(subject: &Subject, arguments: &Arguments, checks: &mut Checks) {
     if wanted("uninstall") && !arguments.keep {
         uninstall::part(subject, checks, before);
     }
+}
+
+fn judged(checks: &Checks) -> ExitCode {
+    println!("{checks}");
+    if checks.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -101,7 +101,10 @@ pub(crate) fn start(subject: &Subject) -> Result<()> {
     let idle = ["sleep", "100000"];
     let mut documents = String::new();
     for namespace in [BANK, OUTSIDE] {
-        writeln!(documents, "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}")?;
+        writeln!(
+            documents,
+            "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}"
+        )?;
     }
     for pod in [
         Pod::new(SHOP, "backend", &web).on(second),

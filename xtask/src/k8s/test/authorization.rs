@@ -4,7 +4,7 @@ use super::applications::{self, BANK, ECHO, SHOP};
 use super::subject::Subject;
 use crate::checks::{self, Checks};
 use anyhow::{Context, Result, ensure};
-use culvert_tests::wait;
+use culvert_tests::until;
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,7 @@ fn allow(subject: &Subject) -> Result<String> {
     applications::talk(subject, (BANK, "teller"), &to)?;
     subject.kubectl().apply(ALLOW_FRONTEND)?;
     let started = Instant::now();
-    wait::until("the teller to be refused", IN_FORCE, || {
+    until("the teller to be refused", IN_FORCE, || {
         applications::talk(subject, (BANK, "teller"), &to).err()
     })?;
     let took = started.elapsed();
@@ -84,9 +84,7 @@ fn deny(subject: &Subject) -> Result<String> {
     subject.kubectl().apply(DENY_SHOP)?;
     let started = Instant::now();
     // The client ends by itself as soon as its connection does.
-    let last = wait::until("the open connection to end", IN_FORCE, || {
-        child.try_wait().ok().flatten()
-    });
+    let last = until("the open connection to end", IN_FORCE, || child.try_wait().ok().flatten());
     let took = started.elapsed();
     if last.is_err() {
         // It runs in the pod; without its input it ends there too.
@@ -108,14 +106,14 @@ fn lifted(subject: &Subject) -> Result<String> {
     subject.kubectl().delete(&names)?;
     let to = to_ledger(subject)?;
     for from in [(SHOP, "frontend"), (SHOP, "neighbour"), (BANK, "teller")] {
-        wait::until("a connection", IN_FORCE, || applications::talk(subject, from, &to).ok())?;
+        until("a connection", IN_FORCE, || applications::talk(subject, from, &to).ok())?;
     }
     Ok("all three".into())
 }
 
 fn status(subject: &Subject) -> Result<String> {
     subject.kubectl().apply(WITH_HTTP)?;
-    let condition = wait::until("a condition", Duration::from_secs(30), || {
+    let condition = until("a condition", Duration::from_secs(30), || {
         let words = ["-n", BANK, "authorizationpolicy", "with-http"];
         let object = subject.kubectl().get(&words).ok()?;
         object["status"]["conditions"].as_array()?.first().cloned()

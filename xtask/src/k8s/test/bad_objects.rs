@@ -5,7 +5,7 @@ use super::applications::{self, BANK, PAGE, SHOP};
 use super::subject::{SYSTEM, Subject};
 use crate::checks::{self, Checks};
 use anyhow::{Context, Result, bail, ensure};
-use culvert_tests::wait;
+use culvert_tests::until;
 use std::time::Duration;
 
 /// Longest until something is told of an object.
@@ -34,8 +34,14 @@ const REFUSED: &[(&str, &str)] = &[
 /// Policies that its schema lets through and that cannot be obeyed.
 const REPORTED: &[(&str, &str)] = &[
     ("a port that is no number", "spec: {rules: [{to: [{operation: {ports: [http]}}]}]}"),
-    ("a block that is no address", "spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]}"),
-    ("a condition that needs HTTP", "spec: {rules: [{when: [{key: 'request.headers[x]', values: [a]}]}]}"),
+    (
+        "a block that is no address",
+        "spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]}",
+    ),
+    (
+        "a condition that needs HTTP",
+        "spec: {rules: [{when: [{key: 'request.headers[x]', values: [a]}]}]}",
+    ),
 ];
 
 /// Applies each and looks what becomes of it.
@@ -76,7 +82,7 @@ fn reported(subject: &Subject, spec: &str) -> Result<String> {
     if !said.good {
         return Ok(format!("refused by the API server: {}", said.stderr.trim()));
     }
-    let told = wait::until("a condition", TOLD, || {
+    let told = until("a condition", TOLD, || {
         let words = ["-n", BANK, "authorizationpolicy", "bad"];
         let object = subject.kubectl().get(&words).ok()?;
         let conditions = object["status"]["conditions"].as_array()?;
@@ -98,7 +104,7 @@ fn wrong_label(subject: &Subject) -> Result<String> {
     };
     label("istio.io/dataplane-mode=ambiant")?;
     let agent = subject.agent_on(subject.nodes()[1])?;
-    let told = wait::until("a line of the agent's log", TOLD, || {
+    let told = until("a line of the agent's log", TOLD, || {
         let words = ["-n", SYSTEM, "logs", &agent, "-c", "agent", "--tail=100"];
         let log = subject.kubectl().ok(&words).ok()?;
         log.lines().rfind(|line| line.contains("ambiant")).map(str::to_owned)

@@ -5,7 +5,7 @@ use super::applications::{self, BANK, ECHO, Pod, SHOP};
 use super::subject::Subject;
 use crate::checks::{self, Checks};
 use anyhow::{Context, Result, ensure};
-use culvert_tests::wait;
+use culvert_tests::until;
 use std::time::{Duration, Instant};
 
 /// Pods in all.
@@ -45,8 +45,7 @@ fn churn(subject: &Subject) -> Result<String> {
 
 /// Returns the longest that a first connection took, in milliseconds.
 fn one_batch(subject: &Subject, batch: usize, to: &str) -> Result<u64> {
-    let words =
-        ["culvert-testapp", "steady", "--to", to, "--rounds", "1", "--patience", "20"];
+    let words = ["culvert-testapp", "steady", "--to", to, "--rounds", "1", "--patience", "20"];
     let names: Vec<_> = (0..BATCH).map(|number| format!("churn-{batch}-{number}")).collect();
     let documents: String = names
         .iter()
@@ -58,7 +57,7 @@ fn one_batch(subject: &Subject, batch: usize, to: &str) -> Result<u64> {
     subject.kubectl().apply(&documents)?;
     let mut longest = 0;
     for name in &names {
-        let phase = wait::until("a pod's end", BATCH_TIME, || {
+        let phase = until("a pod's end", BATCH_TIME, || {
             let words = ["-n", SHOP, "get", "pod", name, "-o", "jsonpath={.status.phase}"];
             let phase = subject.kubectl().ok(&words).ok()?;
             matches!(&*phase, "Succeeded" | "Failed").then_some(phase)

@@ -41,8 +41,8 @@ fn guide(sequence: Option<&str>) -> Result<(Vec<Step>, Vec<Step>)> {
 
 fn read(manual: &str) -> Result<Vec<Step>> {
     let path = paths::root().join(manual);
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("could not read {}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     manual::steps(manual, &text)
 }
 
@@ -83,7 +83,8 @@ fn validated(subject: &Subject) -> Result<String> {
     let kubectl = subject.kubectl();
     // Objects of a namespace can only be looked at when that is there.
     let namespace = paths::root().join("daemonset/base/namespace.yaml");
-    let path = |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path that is text");
+    let path =
+        |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path that is text");
     kubectl.ok(&["apply", "-f", &path(&namespace)?])?;
     let mut objects = 0;
     for overlay in ["default", "permissive", "development"] {

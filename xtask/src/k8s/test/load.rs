@@ -3,7 +3,7 @@
 use super::applications::{self, BANK, ECHO, Pod, SHOP};
 use super::subject::Subject;
 use anyhow::{Context, Result, ensure};
-use culvert_tests::wait;
+use culvert_tests::until;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -39,8 +39,16 @@ impl<'a> Load<'a> {
         let to = format!("{address}:{ECHO}");
         let kept = kept.to_string();
         let words = [
-            "culvert-testapp", "steady", "--to", &to, "--kept", &kept, "--every-ms", "50",
-            "--patience", "20",
+            "culvert-testapp",
+            "steady",
+            "--to",
+            &to,
+            "--kept",
+            &kept,
+            "--every-ms",
+            "50",
+            "--patience",
+            "20",
         ];
         let names = ["a", "b"].map(|end| format!("{name}-{end}"));
         for (name, node) in names.iter().zip(subject.nodes()) {
@@ -72,7 +80,7 @@ impl<'a> Load<'a> {
         };
         for name in &self.names {
             let before = count(name).unwrap_or_default();
-            wait::until("new connections of a client", NEWS, || {
+            until("new connections of a client", NEWS, || {
                 count(name).filter(|now| *now >= before + 20)
             })?;
         }

@@ -5,7 +5,7 @@ use super::subject::Subject;
 use super::wire::{Capture, Caught};
 use crate::checks::{self, Checks};
 use anyhow::{Context, Result, ensure};
-use culvert_tests::wait;
+use culvert_tests::until;
 use std::time::{Duration, Instant};
 
 /// The label that Istio's users have.
@@ -35,7 +35,7 @@ pub(crate) fn enrol(subject: &Subject) -> Result<String> {
     }
     let mut pods = 0;
     for namespace in [SHOP, BANK] {
-        pods += wait::until("the pods' annotation", ENROLMENT, || {
+        pods += until("the pods' annotation", ENROLMENT, || {
             let all = annotated(subject, namespace).ok()?;
             all.iter().all(|said| *said).then_some(all.len())
         })?;
@@ -118,7 +118,7 @@ fn unlabelled(subject: &Subject) -> Result<String> {
     for namespace in [SHOP, BANK] {
         label(subject, namespace, "istio.io/dataplane-mode-")?;
     }
-    wait::until("the annotations to go", ENROLMENT, || {
+    until("the annotations to go", ENROLMENT, || {
         let said = [SHOP, BANK].map(|namespace| annotated(subject, namespace).ok());
         said.iter().flatten().flatten().all(|said| !said).then_some(())
     })?;

@@ -6,7 +6,7 @@ use super::subject::{SYSTEM, Subject};
 use crate::checks::{self, Checks};
 use crate::run;
 use anyhow::{Context, Result, ensure};
-use culvert_tests::wait;
+use culvert_tests::until;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,9 @@ pub(crate) fn part(subject: &Subject, checks: &mut Checks, away: Duration) {
         checks.add("an agent is killed", agent(subject));
         checks.add("the API server is away", api_server(subject, away));
     } else {
-        checks::note("skipped: only the lab's own agents may be killed, and its API server stopped");
+        checks::note(
+            "skipped: only the lab's own agents may be killed, and its API server stopped",
+        );
     }
 }
 
@@ -55,9 +57,7 @@ fn agent(subject: &Subject) -> Result<String> {
     };
     let before = restarts(subject)?;
     kill(subject, node)?;
-    wait::until("the agent's restart", BACK, || {
-        restarts(subject).ok().filter(|now| *now > before)
-    })?;
+    until("the agent's restart", BACK, || restarts(subject).ok().filter(|now| *now > before))?;
     applications::ready(subject.kubectl(), SYSTEM, &format!("pod/{agent}"))?;
     let told = load.news()?;
     let errors = load.errors()?;
@@ -98,9 +98,8 @@ fn namespace(subject: &Subject) -> Result<String> {
     let words = ["culvert-testapp", "ping", "--to", &to, "--every-ms", "50"];
     let mut child = subject.kubectl().exec_held(SHOP, "frontend", &words)?;
     subject.kubectl().delete(&["namespace", GONE])?;
-    let ended = wait::until("the connection to end", Duration::from_secs(30), || {
-        child.try_wait().ok().flatten()
-    });
+    let ended =
+        until("the connection to end", Duration::from_secs(30), || child.try_wait().ok().flatten());
     if ended.is_err() {
         child.kill()?;
         child.wait()?;
@@ -123,7 +122,7 @@ fn api_server(subject: &Subject, away: Duration) -> Result<String> {
     // How long it is away is what is played here, not a condition that is waited for.
     thread::sleep(away);
     cluster.start_api_server()?;
-    let told = wait::until("news of the clients", BACK, || load.told().ok())?;
+    let told = until("news of the clients", BACK, || load.told().ok())?;
     let gone = started.elapsed().as_secs();
     let errors = load.errors()?;
     let told = told.whole().with_context(|| errors)?;

@@ -4,7 +4,7 @@ use super::applications::{self, OUTSIDE, PAGE, Pod, SHOP};
 use super::subject::{SYSTEM, Subject};
 use crate::checks::{self, Checks};
 use anyhow::{Result, ensure};
-use culvert_tests::wait;
+use culvert_tests::until;
 use std::time::{Duration, Instant};
 
 /// As it stands in the lab that users have done.
@@ -36,7 +36,7 @@ fn refused(subject: &Subject) -> Result<String> {
     let url = format!("http://{}/", applications::address(subject.kubectl(), SHOP, "backend")?);
     subject.kubectl().apply(STRICT)?;
     let started = Instant::now();
-    let error = wait::until("the refusal", IN_FORCE, || {
+    let error = until("the refusal", IN_FORCE, || {
         applications::fetch(subject, (OUTSIDE, "stranger"), &url).err()
     })?;
     Ok(format!("after {:.1} s: {error:#}", started.elapsed().as_secs_f64()))
@@ -71,7 +71,7 @@ fn probes(subject: &Subject) -> Result<String> {
     applications::ready(subject.kubectl(), SHOP, "pod/probed")?;
     let started = Instant::now();
     // Ten rounds of both probes must pass, so that is what is waited for.
-    wait::until("ten seconds of probes", Duration::from_secs(60), || {
+    until("ten seconds of probes", Duration::from_secs(60), || {
         (started.elapsed() > Duration::from_secs(10)).then_some(())
     })?;
     let pod = subject.kubectl().get(&["-n", SHOP, "pod", "probed"])?;

@@ -1,8 +1,8 @@
 //! What is tested: a cluster of this machine's own, or one that a user has.
 
-use crate::k8s::Cluster;
 use super::kubectl::Kubectl;
-use anyhow::{Context, Result, ensure};
+use crate::k8s::cluster::Cluster;
+use anyhow::{Result, ensure};
 use std::process::Command;
 
 /// Where Culvert is installed.
@@ -11,18 +11,16 @@ pub(crate) const SYSTEM: &str = "culvert-system";
 /// The cluster under test, and what of it may be touched.
 pub(crate) struct Subject {
     kubectl: Kubectl,
-    cluster: Option<Cluster>,
+    cluster: Cluster,
     nodes: [String; 2],
     applications_image: String,
 }
 
 impl Subject {
     /// Finds two nodes that pods may be put on.
-    pub(crate) fn new(
-        kubectl: Kubectl,
-        cluster: Option<Cluster>,
-        applications_image: &str,
-    ) -> Result<Self> {
+    pub(crate) fn new(cluster: Cluster, applications_image: &str) -> Result<Self> {
+        let kubectl =
+            Kubectl::new(cluster.programs().join("kubectl"), cluster.kubeconfig().to_owned());
         let found = kubectl.get(&["nodes"])?;
         let names: Vec<_> = found["items"]
             .as_array()
@@ -35,12 +33,7 @@ impl Subject {
         ensure!(names.len() >= 2, "the test needs two nodes, the cluster has {}", names.len());
         let mut names = names.into_iter();
         let nodes = [names.next(), names.next()].map(Option::unwrap_or_default);
-        Ok(Self {
-            kubectl,
-            cluster,
-            nodes,
-            applications_image: applications_image.to_owned(),
-        })
+        Ok(Self { kubectl, cluster, nodes, applications_image: applications_image.to_owned() })
     }
 
     /// The way to the API server.
@@ -63,7 +56,9 @@ impl Subject {
     /// # Errors
     /// The cluster is a user's.
     pub(crate) fn own(&self) -> Result<&Cluster> {
-        self.cluster.as_ref().context("needs the inside of a node, which only the lab gives")
+        let cluster = &self.cluster;
+        ensure!(cluster.is_ours(), "needs the inside of a node, which only the lab gives");
+        Ok(cluster)
     }
 
     /// A command on a node, in all of its namespaces.
@@ -76,7 +71,7 @@ impl Subject {
 
     /// Whether it is this machine's own.
     pub(crate) fn is_own(&self) -> bool {
-        self.cluster.is_some()
+        self.cluster.is_ours()
     }
 
     /// The agent's pod on a node.

@@ -5,7 +5,7 @@ use super::install;
 use super::subject::{SYSTEM, Subject};
 use crate::checks::{self, Checks};
 use anyhow::{Result, anyhow, ensure};
-use culvert_tests::wait;
+use culvert_tests::until;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -42,7 +42,11 @@ fn in_kernel() -> Result<Vec<String>> {
     let mut found = Vec::new();
     for what in ["prog", "link", "map"] {
         let output = std::process::Command::new("bpftool").args([what, "show"]).output()?;
-        ensure!(output.status.success(), "bpftool {what}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "bpftool {what}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         found.extend(text.lines().filter(|line| line.contains("culvert")).map(str::to_owned));
     }
@@ -86,7 +90,7 @@ fn works(subject: &Subject) -> Result<String> {
 
 fn clean(subject: &Subject, before: &[BTreeSet<String>]) -> Result<String> {
     let mut left = Vec::new();
-    let outcome = wait::until("nodes to be clean", CLEAN, || {
+    let outcome = until("nodes to be clean", CLEAN, || {
         let now = traces(subject).ok()?;
         left = before
             .iter()

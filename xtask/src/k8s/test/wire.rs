@@ -1,6 +1,6 @@
 //! What is on the wire between the nodes while something is done.
 
-use crate::k8s::Cluster;
+use crate::k8s::cluster::Cluster;
 use crate::pcap;
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{Process, SOON};
@@ -65,9 +65,7 @@ impl Caught {
     pub(crate) fn bytes(&self, port: u16) -> usize {
         pcap::segments(&self.0)
             .iter()
-            .filter(|segment| {
-                segment.source.port() == port || segment.destination.port() == port
-            })
+            .filter(|segment| segment.source.port() == port || segment.destination.port() == port)
             .map(|segment| segment.payload.len())
             .sum()
     }
