@@ -6,13 +6,14 @@
 //! |---|---|
 //! | `<!-- run -->` | is one script for `sh -eu`, run in the checkout, for at most a minute |
 //! | `<!-- run within 300s -->` | the same with another limit |
+//! | `<!-- run last -->` | the same, after all manuals |
 //! | `<!-- run helm -->` | belongs to a sequence of its own, of that name |
 //! | `<!-- not run: why -->` | is left out, for the reason given |
 //! | `<!-- prints -->` | (before ` ```text `) is what the script above prints: each line is looked for, in this order; `…` stands for anything |
 //!
 //! A block without a mark is an error, so that no command gets into a manual untested.
 //!
-//! The main sequence installs with Kustomize, enrols and operates; `removal` takes that out again.
+//! The main sequence installs with Kustomize, enrols, operates, and last takes all of it out again.
 //! `readme` and `helm` begin with a cluster that has nothing of it.
 
 mod marks;
@@ -51,20 +52,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     } else {
         arguments.manuals.clone()
     };
+    let mut all = Vec::new();
     for manual in manuals {
         let text = fs::read_to_string(paths::root().join(&manual))
             .with_context(|| format!("could not read {}", manual.display()))?;
-        for step in steps(&manual.display().to_string(), &text)? {
-            if step.sequence != arguments.sequence {
-                continue;
-            }
-            if arguments.list {
-                println!("# {}\n{}", step.place, step.script);
-                continue;
-            }
-            run::say(format!("{}\n{}", step.place, step.script.trim_end()));
-            print!("{}", step.run(&[])?);
+        all.extend(steps(&manual.display().to_string(), &text)?);
+    }
+    all.retain(|step| step.sequence == arguments.sequence);
+    // Stable: within either kind the order stays.
+    all.sort_by_key(|step| step.last);
+    for step in all {
+        if arguments.list {
+            println!("# {}\n{}", step.place, step.script);
+            continue;
         }
+        run::say(format!("{}\n{}", step.place, step.script.trim_end()));
+        print!("{}", step.run(&[])?);
     }
     Ok(())
 }

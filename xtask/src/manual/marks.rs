@@ -13,6 +13,8 @@ pub(crate) struct Step {
     pub(crate) place: String,
     /// The sequence that it belongs to, other than the main one.
     pub(crate) sequence: Option<String>,
+    /// Whether it waits until all manuals have been run so far.
+    pub(crate) last: bool,
     /// What `sh` is given.
     pub(crate) script: String,
     /// How long it may take.
@@ -23,7 +25,7 @@ pub(crate) struct Step {
 
 /// What a mark says of the block below it.
 enum Mark {
-    Run { sequence: Option<String>, limit: Duration },
+    Run { last: bool, sequence: Option<String>, limit: Duration },
     NotRun,
     Prints,
 }
@@ -45,9 +47,9 @@ pub(crate) fn steps(manual: &str, text: &str) -> Result<Vec<Step>> {
         let body: Vec<&str> =
             lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```").collect();
         match (mark.take(), language) {
-            (Some(Mark::Run { sequence, limit }), "sh") => {
+            (Some(Mark::Run { last, sequence, limit }), "sh") => {
                 let script = body.join("\n") + "\n";
-                steps.push(Step { place, sequence, script, limit, prints: Vec::new() });
+                steps.push(Step { place, sequence, last, script, limit, prints: Vec::new() });
             }
             (Some(Mark::Prints), "text") => {
                 let step = steps
@@ -82,6 +84,7 @@ fn parse(line: &str) -> Result<Option<Mark>> {
     if words.next() != Some("run") {
         return Ok(None);
     }
+    let last = words.next_if_eq(&"last").is_some();
     let sequence = words.next_if(|word| *word != "within").map(str::to_owned);
     let limit = match (words.next(), words.next(), words.next()) {
         (None, _, _) => LIMIT,
@@ -90,7 +93,7 @@ fn parse(line: &str) -> Result<Option<Mark>> {
             .and_then(|seconds| seconds.parse().ok())
             .map(Duration::from_secs)
             .ok_or_else(|| anyhow!("`{time}` is no time; write seconds, as in `300s`"))?,
-        _ => bail!("`{text}` is no mark; write `run [SEQUENCE] [within SECONDSs]`"),
+        _ => bail!("`{text}` is no mark; write `run [last] [SEQUENCE] [within SECONDSs]`"),
     };
-    Ok(Some(Mark::Run { sequence, limit }))
+    Ok(Some(Mark::Run { last, sequence, limit }))
 }
