@@ -146,13 +146,20 @@ impl Cluster {
     }
 
     /// Makes a running pod; `extra` is laid over it.
-    pub(crate) fn pod(&self, namespace: &str, name: &str, account: &str, node: &str, extra: Value) {
+    pub(crate) fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        account: &str,
+        node: &str,
+        extra: &Value,
+    ) {
         let mut pod = json!({
             "metadata": { "name": name, "uid": format!("uid-of-{name}") },
             "spec": { "serviceAccountName": account, "nodeName": node, "containers": [] },
             "status": { "phase": "Running", "podIP": "10.0.0.1" },
         });
-        merge(&mut pod, &extra);
+        merge(&mut pod, extra);
         self.put("pods", namespace, pod);
     }
 

@@ -23,9 +23,9 @@ use crate::kubernetes::{ApiServerPods, ApiServerReviewer, Namespaces};
 async fn lab() -> (Cluster, Lab, JoinSet<()>) {
     let cluster = Cluster::default();
     cluster.namespace("default", &[("istio.io/dataplane-mode", "ambient")]);
-    cluster.pod(SYSTEM, "agent-1", "culvert-agent", "node1", json!({}));
-    cluster.pod(SYSTEM, "agent-2", "culvert-agent", "node2", json!({}));
-    cluster.pod("default", "a1", "web", "node1", json!({}));
+    cluster.pod(SYSTEM, "agent-1", "culvert-agent", "node1", &json!({}));
+    cluster.pod(SYSTEM, "agent-2", "culvert-agent", "node2", &json!({}));
+    cluster.pod("default", "a1", "web", "node1", &json!({}));
     let client = cluster.client();
     let namespaces = Arc::new(Namespaces::new(client.clone()));
     let pods = Arc::new(ApiServerPods::new(client.clone(), namespaces.clone()));
@@ -65,11 +65,11 @@ async fn projected_token_of_an_agent_is_good_for_the_enrolled_pods_of_its_node_a
     let other = agent(&cluster, 2);
     lab.refused(asking(&lab, &other, WEB), Code::Unauthenticated, "not_on_node").await;
     // A pod milliseconds old, in a namespace that is known.
-    cluster.pod("default", "new", "new", "node1", json!({ "status": { "phase": "Pending" } }));
+    cluster.pod("default", "new", "new", "node1", &json!({ "status": { "phase": "Pending" } }));
     lab.send(asking(&lab, &lab.token, "spiffe://td/ns/default/sa/new")).await.unwrap();
     // Out by its own label.
     let out = json!({ "metadata": { "labels": { "istio.io/dataplane-mode": "none" } } });
-    cluster.pod("default", "out", "out", "node1", out);
+    cluster.pod("default", "out", "out", "node1", &out);
     let asked = asking(&lab, &lab.token, "spiffe://td/ns/default/sa/out");
     lab.refused(asked, Code::Unauthenticated, "not_enrolled").await;
     // Of a pod itself, for itself.
