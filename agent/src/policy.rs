@@ -12,8 +12,6 @@
 //! PeerAuthentication; that one says what a server *takes*.
 
 mod authorization;
-#[cfg(test)]
-mod authorization_tests;
 mod inbound;
 mod outbound;
 mod peer_authentication;

@@ -42,7 +42,7 @@ enum Written {
     /// It says the same already.
     Same,
     /// It is there.
-    Written,
+    Done,
     /// The object has changed or is gone; the watch tells of it.
     Outdated,
     /// The API server does not take it, now or ever.
@@ -52,12 +52,12 @@ enum Written {
 }
 
 impl Written {
-    const ALL: [Self; 4] = [Self::Written, Self::Outdated, Self::Refused, Self::Failed];
+    const ALL: [Self; 4] = [Self::Done, Self::Outdated, Self::Refused, Self::Failed];
 
     const fn label(self) -> &'static str {
         match self {
             Self::Same => "same",
-            Self::Written => "written",
+            Self::Done => "written",
             Self::Outdated => "outdated",
             Self::Refused => "refused",
             Self::Failed => "failed",
@@ -197,7 +197,7 @@ impl Follower {
             Ok(Ok(_)) => {
                 let Verdict { accepted, reason, message } = &verdict;
                 tracing::info!(policy, accepted, reason, message, "status written");
-                Written::Written
+                Written::Done
             }
             Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 409) => Written::Outdated,
             Ok(Err(Error::Api(status))) if matches!(status.code, 400 | 413 | 422) => {

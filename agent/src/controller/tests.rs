@@ -91,7 +91,7 @@ impl Fake {
         let condition =
             || self.condition(name).filter(|c| c["status"] == status && c["reason"] == reason);
         let there = versions.wait_for(|_| condition().is_some());
-        let there = tokio::time::timeout(Duration::from_secs(3600), there).await;
+        let there = tokio::time::timeout(Duration::from_hours(1), there).await;
         there.unwrap_or_else(|_| panic!("{:?}", self.condition(name))).unwrap();
         condition().unwrap()
     }
@@ -99,12 +99,13 @@ impl Fake {
     async fn answer(&self, request: Request<Body>) -> Answer {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.unwrap();
-        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+        let query = parts.uri.query().unwrap_or_default();
         let mut state = self.state.lock().unwrap();
         if !state.installed {
             return failure(404);
         }
-        match (&parts.method, path.trim_start_matches("/apis/security.istio.io/v1")) {
+        let place = parts.uri.path().trim_start_matches("/apis/security.istio.io/v1");
+        match (&parts.method, place) {
             // It serves one version only.
             (&Method::GET, "beta1") => failure(404),
             (&Method::GET, "") => ok(&json!({
@@ -121,8 +122,9 @@ impl Fake {
                 "metadata": {"resourceVersion": self.version.borrow().to_string()},
                 "items": state.objects,
             })),
-            (&Method::PATCH, path) => {
-                let name = path.strip_prefix("/namespaces/default/authorizationpolicies/").unwrap();
+            (&Method::PATCH, place) => {
+                let name =
+                    place.strip_prefix("/namespaces/default/authorizationpolicies/").unwrap();
                 let name = name.strip_suffix("/status").expect("nothing else may be written");
                 state.patches += 1;
                 if let Some(fault) = state.faults.pop() {
@@ -148,10 +150,10 @@ impl Fake {
             versions.wait_for(|version| *version > from).await.ok()?;
             let state = fake.state.lock().unwrap();
             let new = state.events.iter().filter(|(version, _)| *version > from);
-            let text: String = new.map(|(_, event)| format!("{event}\n")).collect();
+            let lines: Vec<_> = new.map(|(_, event)| event.to_string() + "\n").collect();
             let last = state.events.last().map_or(from, |(version, _)| *version);
             drop(state);
-            Some((Ok(Frame::data(text.into())), (fake, last)))
+            Some((Ok(Frame::data(lines.concat().into())), (fake, last)))
         });
         Response::new(BodyExt::boxed_unsync(StreamBody::new(frames)))
     }
@@ -228,7 +230,7 @@ async fn conditions_of_others_stay_and_conflicts_are_overcome() {
 async fn a_cluster_that_gets_the_kinds_later_is_served_then() {
     let fake = Fake::new(false);
     let (_leads, _metrics, _tasks) = start(&fake, true);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     fake.state.lock().unwrap().installed = true;
     fake.apply("p", &json!({"action": "AUDIT"}));
     fake.until("p", "False", "UnsupportedAction").await;
@@ -239,14 +241,14 @@ async fn only_a_leader_writes_and_a_new_one_finds_what_is_missing() {
     let fake = Fake::new(true);
     let (leads, _metrics, _tasks) = start(&fake, false);
     fake.apply("p", &json!({"rules": [{}]}));
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(fake.condition("p"), None);
     leads.send_replace(true);
     fake.until("p", "True", "Accepted").await;
     leads.send_replace(false);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     fake.apply("p", &json!({"action": "CUSTOM"}));
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(fake.condition("p").unwrap()["reason"], "Accepted");
     leads.send_replace(true);
     fake.until("p", "False", "UnsupportedAction").await;

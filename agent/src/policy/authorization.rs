@@ -13,12 +13,15 @@
 //! Source: istio/api `security/v1beta1/authorization_policy.proto`, without CUSTOM, which layer 4
 //! does not have.
 
+#[cfg(test)]
+mod tests;
+
 use super::inbound::InboundFlow;
 use super::verdict::Rule;
 use crate::workload::authorization::{Action, AuthorizationPolicy, AuthorizationRule, Facts};
 use crate::workload::{Snapshot, Workload};
 
-/// What the AuthorizationPolicies say of a flow.
+/// What the `AuthorizationPolicies` say of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorization {
     /// No ALLOW policy is about the workload, and no DENY policy matches.
@@ -29,7 +32,7 @@ pub enum Authorization {
     Refuse(Rule),
 }
 
-/// What the AuthorizationPolicies in force say of a flow.
+/// What the `AuthorizationPolicies` in force say of a flow.
 pub fn authorization(snapshot: &Snapshot, flow: &InboundFlow<'_>) -> Authorization {
     decide(snapshot, flow, |policy| !policy.dry_run)
 }

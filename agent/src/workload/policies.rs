@@ -11,7 +11,7 @@ use super::model::PeerAuthentication;
 pub struct Policies {
     // Oldest first, so that the first match of a level is the one that counts.
     peer_authentications: Vec<PeerAuthentication>,
-    authorization_policies: Vec<AuthorizationPolicy>,
+    authorizations: Vec<AuthorizationPolicy>,
     by_namespace: HashMap<String, Indices>,
 }
 
@@ -23,7 +23,7 @@ struct Indices {
 }
 
 impl Policies {
-    /// Puts them in order: PeerAuthentications oldest first, the others by name, so that the
+    /// Puts them in order: `PeerAuthentications` oldest first, the others by name, so that the
     /// order in which a source has them changes nothing.
     pub fn new(
         mut peer_authentications: Vec<PeerAuthentication>,
@@ -43,7 +43,7 @@ impl Policies {
             let indices = by_namespace.entry(policy.namespace.clone()).or_default();
             indices.authorization_policies.push(index);
         }
-        Self { peer_authentications, authorization_policies, by_namespace }
+        Self { peer_authentications, authorizations: authorization_policies, by_namespace }
     }
 
     /// Every PeerAuthentication, oldest first.
@@ -53,10 +53,10 @@ impl Policies {
 
     /// Every AuthorizationPolicy, by namespace and name.
     pub fn authorization_policies(&self) -> &[AuthorizationPolicy] {
-        &self.authorization_policies
+        &self.authorizations
     }
 
-    /// The PeerAuthentications of one namespace, oldest first.
+    /// The `PeerAuthentications` of one namespace, oldest first.
     pub fn peer_authentications_in(
         &self,
         namespace: &str,
@@ -66,19 +66,19 @@ impl Policies {
         indices.filter_map(|index| self.peer_authentications.get(*index))
     }
 
-    /// The AuthorizationPolicies of one namespace, by name.
+    /// The `AuthorizationPolicies` of one namespace, by name.
     pub fn authorization_policies_in(
         &self,
         namespace: &str,
     ) -> impl Iterator<Item = &AuthorizationPolicy> {
         let indices = self.by_namespace.get(namespace);
         let indices = indices.into_iter().flat_map(|found| &found.authorization_policies);
-        indices.filter_map(|index| self.authorization_policies.get(*index))
+        indices.filter_map(|index| self.authorizations.get(*index))
     }
 
     /// How many there are of both kinds.
     pub fn len(&self) -> usize {
-        self.peer_authentications.len() + self.authorization_policies.len()
+        self.peer_authentications.len() + self.authorizations.len()
     }
 
     /// Whether there is none.
@@ -91,7 +91,7 @@ impl Policies {
 impl PartialEq for Policies {
     fn eq(&self, other: &Self) -> bool {
         self.peer_authentications == other.peer_authentications
-            && self.authorization_policies == other.authorization_policies
+            && self.authorizations == other.authorizations
     }
 }
 

@@ -189,7 +189,7 @@ impl<'a> RuleReader<'a> {
         let asked;
         match key {
             "source.ip" => {
-                (matching.source_ips, asked) = self.term(&fields, values, not, value::block)
+                (matching.source_ips, asked) = self.term(&fields, values, not, value::block);
             }
             "source.namespace" => {
                 (matching.namespaces, asked) = self.term(&fields, values, not, value::pattern);

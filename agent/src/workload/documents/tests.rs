@@ -26,6 +26,7 @@ fn found(findings: &Findings) -> Vec<(Effect, Code, String)> {
     findings.iter().map(|f| (f.effect, f.code, f.path.to_string())).collect()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is made where it is handed over")]
 fn rules(action: &str, rules: Value) -> Value {
     json!({"action": action, "rules": rules})
 }

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 
-use super::*;
 use crate::observe::Reason;
+use crate::policy::*;
 use crate::workload::documents::{self, Metadata};
 use crate::workload::{Policies, Snapshot, Workload};
 
@@ -85,6 +85,7 @@ fn verdict(snapshot: &Snapshot, flow: &InboundFlow<'_>) -> (bool, String) {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is made where it is handed over")]
 fn allow_from(source: Value) -> Value {
     json!({"rules": [{"from": [{"source": source}]}]})
 }
@@ -485,7 +486,7 @@ proptest! {
         let peer = peer.map(|(namespace, account)| id(namespace, &account));
         let source = SocketAddr::new(source.parse().unwrap(), 40000);
         let to = SocketAddr::new(web.addresses[0], port);
-        let flow = InboundFlow { source, to, ..flow(&web, peer.as_ref()) };
+        let flow = InboundFlow { to, source, ..flow(&web, peer.as_ref()) };
         let snapshot = snapshot(&documents);
         let (allowed, rule) = verdict(&snapshot, &flow);
         prop_assert_eq!(allowed, naive::allows(&documents, &flow), "{}", rule);
@@ -493,7 +494,9 @@ proptest! {
             prop_assert!(!accepts_plaintext_everywhere(&snapshot, &web));
         }
         let mut in_force = documents.clone();
-        in_force.iter_mut().for_each(|document| document.dry_run = false);
+        for document in &mut in_force {
+            document.dry_run = false;
+        }
         let would = allowed && !naive::allows(&in_force, &flow);
         prop_assert_eq!(would_refuse(&snapshot, &flow).is_some(), would);
     }
