@@ -49,7 +49,7 @@ pub(crate) enum Action {
     },
     /// Run a command on a node, in all of its namespaces.
     Exec {
-        /// The node (`node1`).
+        /// The node (`node1`), or `control`: in the nodes' network, but no part of the cluster.
         node: String,
         /// The command and its arguments, after `--`.
         #[arg(last = true, required = true)]

@@ -24,7 +24,7 @@ pub(super) fn version2() -> Result<PathBuf> {
     trees()?
         .into_iter()
         .find(|tree| tree.version2)
-        .map(|tree| tree.path.join(layout::CGROUP))
+        .map(|tree| tree.path.join(layout::cgroup()))
         .context("no cgroup2 is mounted; run `mount -t cgroup2 none /mnt` at a place of your own")
 }
 
@@ -48,7 +48,7 @@ pub(super) fn kill(cgroup: &Path) -> Result<()> {
 /// Removes the cluster's folder from every tree, once its processes are gone.
 pub(super) fn remove() -> Result<()> {
     for tree in trees()? {
-        let cgroup = tree.path.join(layout::CGROUP);
+        let cgroup = tree.path.join(layout::cgroup());
         until(&format!("cgroup {} to go", cgroup.display()), GONE, || {
             remove_tree(&cgroup);
             (!cgroup.exists()).then_some(())
@@ -65,7 +65,7 @@ pub(super) fn populated(cgroup: &Path) -> bool {
 impl Tree {
     fn make(&self, name: &str) -> Result<PathBuf> {
         let mut at = self.path.clone();
-        for part in Path::new(layout::CGROUP).join(name).iter() {
+        for part in PathBuf::from(layout::cgroup()).join(name).iter() {
             let parent = at.clone();
             at.push(part);
             if !at.is_dir() {

@@ -1,7 +1,7 @@
 //! The cluster as a whole: brought up, used, and taken down.
 
 use super::layout::{self, NodeNumber};
-use super::{cgroup, control, images, machine, network, node, pki, programs};
+use super::{cgroup, component, control, images, machine, network, node, pki, programs};
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
 use culvert_tests::until;
@@ -199,8 +199,14 @@ impl Cluster {
         self.numbers().try_for_each(|node| node::load(node, archive))
     }
 
-    /// A command that will run on a node, in all of its namespaces.
+    /// A command that will run on a node, in all of its namespaces; or as `control`, which is in
+    /// the nodes' network and no part of the cluster.
     pub(crate) fn node_exec(&self, node: &str, words: &[String]) -> Result<Command> {
+        if node == "control" {
+            let mut command = component::enter(&[], Some(&layout::control()));
+            command.args(words);
+            return Ok(command);
+        }
         let names = || self.nodes().join(" ");
         let node = self
             .numbers()

@@ -22,7 +22,7 @@ pub(super) const API_SERVER: Component<'static> = Component("kube-apiserver");
 /// Starts the store and the API server, and opens the way to it from this machine.
 pub(super) fn start_api(directory: &Path) -> Result<()> {
     let etcd = Component("etcd");
-    etcd.start(Some(layout::CONTROL), &etcd_words(directory))?;
+    etcd.start(Some(&layout::control()), &etcd_words(directory))?;
     etcd.wait(READY, || in_control("curl -fsS http://127.0.0.1:2379/readyz"))?;
     start_api_server(directory)?;
     way_in()?;
@@ -31,7 +31,7 @@ pub(super) fn start_api(directory: &Path) -> Result<()> {
 
 /// Starts the API server alone.
 pub(super) fn start_api_server(directory: &Path) -> Result<()> {
-    API_SERVER.start(Some(layout::CONTROL), &api_server_words(directory))
+    API_SERVER.start(Some(&layout::control()), &api_server_words(directory))
 }
 
 /// Waits until the API server answers this machine.
@@ -63,20 +63,20 @@ pub(super) fn start_rest(directory: &Path) -> Result<()> {
         "--node-monitor-grace-period=20s".into(),
         "--use-service-account-credentials=true".into(),
     ];
-    Component("kube-controller-manager").start(Some(layout::CONTROL), &controllers)?;
+    Component("kube-controller-manager").start(Some(&layout::control()), &controllers)?;
     let scheduler = [
         program("kube-scheduler"),
         format!("--kubeconfig={}", file("kube-scheduler.conf")),
         "--leader-elect=false".into(),
     ];
-    Component("kube-scheduler").start(Some(layout::CONTROL), &scheduler)?;
+    Component("kube-scheduler").start(Some(&layout::control()), &scheduler)?;
 
     let corefile = layout::directory().join("Corefile");
     let text =
         include_str!("../../../tests/k8s/Corefile").replace("@KUBECONFIG@", &file("coredns.conf"));
     fs::write(&corefile, text).context("could not write the name server's settings")?;
     let names = [program("coredns"), "-conf".into(), path(&corefile)];
-    Component("coredns").start(Some(layout::CONTROL), &names)
+    Component("coredns").start(Some(&layout::control()), &names)
 }
 
 /// Waits until the programs of [`start_rest`] are ready, which needs what the objects grant them.
@@ -105,8 +105,8 @@ fn way_in() -> Result<()> {
     let words = |from: String, to: String| ["socat".to_owned(), from, to];
     let inside =
         words(format!("UNIX-LISTEN:{socket},fork,unlink-early"), "TCP4:127.0.0.1:6443".into());
-    Component("api-inside").start(Some(layout::CONTROL), &inside)?;
-    let port = layout::API_PORT;
+    Component("api-inside").start(Some(&layout::control()), &inside)?;
+    let port = layout::api_port();
     let outside = words(
         format!("TCP4-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"),
         format!("UNIX-CONNECT:{socket}"),
@@ -169,7 +169,7 @@ fn api_server_words(directory: &Path) -> Vec<String> {
 /// Whether a command succeeds in the control plane's namespace.
 fn in_control(command: &str) -> bool {
     Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{}", layout::CONTROL))
+        .arg(format!("--net=/run/netns/{}", layout::control()))
         .arg("--")
         .args(command.split(' '))
         .stdin(Stdio::null())

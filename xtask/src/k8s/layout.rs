@@ -3,12 +3,44 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+/// Tells the cluster apart from others on this machine: a digit, 0 where nothing is said.
+const VARIABLE: &str = "CULVERT_K8S";
+
+/// Which of a machine's clusters this is.
+fn number() -> u16 {
+    let said = std::env::var(VARIABLE).unwrap_or_default();
+    let digit = said.chars().next().and_then(|digit| digit.to_digit(10));
+    digit.and_then(|digit| u16::try_from(digit).ok()).unwrap_or(0)
+}
+
+/// A name of this cluster's: the first has the plain one.
+fn numbered(name: &str) -> String {
+    match number() {
+        0 => name.to_owned(),
+        number => format!("{name}{number}"),
+    }
+}
+
+/// The network namespace of this name.
+pub(super) fn netns(name: &str) -> String {
+    format!("{}-{name}", numbered("ck"))
+}
+
 /// The control plane's network namespace, which is also the switch that the nodes hang on.
-pub(super) const CONTROL: &str = "ck-control";
+pub(super) fn control() -> String {
+    netns("control")
+}
+
 /// The cluster's cgroup, in each tree that is mounted.
-pub(super) const CGROUP: &str = "culvert-k8s";
-/// The API server as programs on this machine reach it.
-pub(super) const API_PORT: u16 = 16443;
+pub(super) fn cgroup() -> String {
+    numbered("culvert-k8s")
+}
+
+/// The API server's port as programs on this machine reach it.
+pub(super) fn api_port() -> u16 {
+    16443 + number()
+}
+
 /// Addresses of services.
 pub(super) const SERVICES: &str = "10.46.0.0/16";
 /// The API server's service.
@@ -24,7 +56,7 @@ pub(super) const MOST_NODES: u8 = 5;
 
 /// Where everything is that a running cluster writes.
 pub(super) fn directory() -> PathBuf {
-    std::env::temp_dir().join("culvert-k8s")
+    std::env::temp_dir().join(numbered("culvert-k8s"))
 }
 
 /// The kubeconfig of the cluster's administrator.
@@ -54,7 +86,7 @@ impl NodeNumber {
 
     /// Its network namespace.
     pub(super) fn netns(self) -> String {
-        format!("ck-{}", self.name())
+        netns(&self.name())
     }
 
     /// Its address on the nodes' network.

@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 
 /// Makes the control plane's namespace with its switch.
 pub(super) fn control() -> Result<()> {
-    let netns = layout::CONTROL;
+    let netns = &layout::control();
     run::read(Command::new("ip").args(["netns", "add", netns]))?;
     let address = layout::CONTROL_ADDRESS;
     ip(
@@ -39,7 +39,7 @@ pub(super) fn node(node: NodeNumber, count: u8) -> Result<()> {
     let (netns, port, address) = (node.netns(), format!("to-{}", node.name()), node.address());
     run::read(Command::new("ip").args(["netns", "add", &netns]))?;
     ip(
-        layout::CONTROL,
+        &layout::control(),
         &format!(
             "link add {port} type veth peer name eth0 netns {netns}\n\
          link set {port} master switch up\n\
@@ -67,8 +67,9 @@ pub(super) fn node(node: NodeNumber, count: u8) -> Result<()> {
 
 /// Removes every namespace of the cluster that stands.
 pub(super) fn remove() -> Result<()> {
+    let prefix = layout::netns("");
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        if let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with("ck-")) {
+        if let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with(&prefix)) {
             run::read(Command::new("ip").args(["netns", "del", name]))?;
         }
     }

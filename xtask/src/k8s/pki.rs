@@ -67,7 +67,7 @@ pub(super) fn control_plane() -> Result<Authority> {
         write(&place.join(format!("{user}.conf")), &clients.kubeconfig(&pair, &inside))?;
     }
     let admin = clients.client(&Subject { user: "admin", group: Some("system:masters") })?;
-    let outside = format!("https://127.0.0.1:{}", layout::API_PORT);
+    let outside = format!("https://127.0.0.1:{}", layout::api_port());
     write(&layout::kubeconfig(), &clients.kubeconfig(&admin, &outside))?;
     Ok(clients)
 }
