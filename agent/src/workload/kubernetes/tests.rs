@@ -545,6 +545,46 @@ async fn a_cluster_that_takes_no_annotation_holds_no_pod_for_ever() {
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
+/// Against a real API server, which the one above only imitates: run with `--ignored`, and the path
+/// of a kubeconfig in `CULVERT_TEST_KUBECONFIG`. It only reads.
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn a_real_cluster_is_listed() {
+    let kubeconfig = std::env::var_os("CULVERT_TEST_KUBECONFIG").expect("names a kubeconfig");
+    let client = super::connect(Some(Path::new(&kubeconfig))).await.unwrap();
+    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client.clone());
+    let node = nodes.list(&kube::api::ListParams::default()).await.unwrap().items.remove(0);
+    let metrics = Metrics::new().unwrap();
+    let settings = Settings {
+        node: node.metadata.name.unwrap(),
+        trust_domain: "cluster.local".parse().unwrap(),
+        root_namespace: "istio-system".to_owned(),
+        pod_ranges: Vec::new(),
+        proc: "/proc".into(),
+        netns_directory: "/run/netns".into(),
+    };
+    let opened = Source::open(settings.clone(), client, &metrics);
+    let opened = tokio::time::timeout(Duration::from_secs(30), opened).await;
+    let (_source, snapshots) = opened.expect("everything is listed").unwrap();
+    let snapshot = Arc::clone(&snapshots.borrow());
+    for workload in snapshot.workloads() {
+        println!(
+            "{} {} {:?} {}",
+            workload.key(),
+            workload.node,
+            workload.addresses,
+            workload.enrolled
+        );
+    }
+    for (address, service) in snapshot.services().iter() {
+        println!("{address} {}/{} {:?}", service.namespace, service.name, service.ports);
+    }
+    let kubernetes = snapshot.services().iter().find(|(_, s)| s.name == "kubernetes");
+    let (_, kubernetes) = kubernetes.expect("each cluster has this Service");
+    assert_eq!(kubernetes.ports[&443].len(), 1);
+    println!("{}", metrics.encode().unwrap());
+}
+
 /// Resident memory of this process, in KiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
