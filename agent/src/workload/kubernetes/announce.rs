@@ -22,7 +22,7 @@ pub(super) enum Request {
     /// The pod's network is about to go.
     Withdraw(PodUid),
     /// An object that was asked for because no watch had shown it yet.
-    Learn(Change),
+    Learn(Box<Change>),
 }
 
 /// Takes announcements for a [`super::Source`]. Cheap to clone.
@@ -80,7 +80,7 @@ impl Announcer {
         ];
         for change in changes {
             let stopping = |_| AnnounceError::Stopping { pod: pod.key() };
-            self.requests.send(Request::Learn(change)).await.map_err(stopping)?;
+            self.requests.send(Request::Learn(Box::new(change))).await.map_err(stopping)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 /// How long a connection may take to come up.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long the API server may be silent: more than a watch lasts.
-const SILENCE: Duration = Duration::from_secs(240);
+const SILENCE: Duration = Duration::from_mins(4);
 
 /// Why the API server cannot even be asked.
 #[derive(Debug, thiserror::Error)]

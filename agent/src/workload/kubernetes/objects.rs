@@ -24,7 +24,7 @@ pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 /// On a node: the zone that it stands in.
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// On an EndpointSlice: the label that names its Service.
+/// On an `EndpointSlice`: the label that names its Service.
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 const ANNOTATIONS: [&str; 3] = [SIDECAR_STATUS, REDIRECTION, MIRROR];
@@ -163,12 +163,13 @@ pub(super) struct ServiceSpec {
     pub(super) internal_traffic_policy: Option<String>,
 }
 
-/// A port of a Service or of an EndpointSlice.
+/// A port of a Service or of an `EndpointSlice`.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Port {
     pub(super) name: Option<String>,
     pub(super) protocol: Option<String>,
-    pub(super) port: Option<i32>,
+    #[serde(rename = "port")]
+    pub(super) number: Option<i32>,
 }
 
 /// Some of the places that a Service leads to. The lists may be null.

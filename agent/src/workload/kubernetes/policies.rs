@@ -48,7 +48,7 @@ impl PolicyTables {
         &self.authorization_policies
     }
 
-    /// Takes an event of PeerAuthentications; without one, there is no such kind.
+    /// Takes an event of `PeerAuthentication`s; without one, there is no such kind.
     pub(super) fn take_peer_authentication(&mut self, event: Option<Event<DynamicObject>>) -> bool {
         let Self { root_namespace, peer_authentications, .. } = self;
         let read = |metadata: &Metadata, spec: &serde_json::Value| {
@@ -58,7 +58,7 @@ impl PolicyTables {
         self.is_news(&touched)
     }
 
-    /// Takes an event of AuthorizationPolicies; without one, there is no such kind.
+    /// Takes an event of `AuthorizationPolicy` objects; without one, there is no such kind.
     pub(super) fn take_authorization_policy(
         &mut self,
         event: Option<Event<DynamicObject>>,

@@ -1,4 +1,4 @@
-//! From Services and EndpointSlices to what stands behind each cluster address.
+//! From Services and `EndpointSlice`s to what stands behind each cluster address.
 //!
 //! ```text
 //!  Service ─ addresses, ports ─────────┐
@@ -6,7 +6,7 @@
 //!  Node ─ own zone ────────────────────┘
 //! ```
 //!
-//! Headless Services, those of type ExternalName, and ports that are not TCP have nothing here:
+//! Headless Services, those of type `ExternalName`, and ports that are not TCP have nothing here:
 //! who connects to them has an address of its own to go to, or passes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,7 +27,7 @@ pub(super) struct ServiceRow {
     local_only: bool,
 }
 
-/// What is kept of an EndpointSlice.
+/// What is kept of an `EndpointSlice`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SliceRow {
     service: WorkloadKey,
@@ -57,7 +57,7 @@ pub(super) fn service_row(service: &objects::Service) -> Option<ServiceRow> {
         .iter()
         .flatten()
         .filter(|port| is_tcp(port.protocol.as_deref()))
-        .filter_map(|port| Some((u16::try_from(port.port?).ok()?, name(port.name.as_deref()))))
+        .filter_map(|port| Some((u16::try_from(port.number?).ok()?, name(port.name.as_deref()))))
         .collect();
     if addresses.is_empty() || ports.is_empty() {
         return None;
@@ -70,7 +70,7 @@ pub(super) fn service_row(service: &objects::Service) -> Option<ServiceRow> {
     })
 }
 
-/// What is kept of an EndpointSlice; nothing if it belongs to no Service.
+/// What is kept of an `EndpointSlice`; nothing if it belongs to no Service.
 pub(super) fn slice_row(slice: &EndpointSlice, own_node: &str) -> Option<SliceRow> {
     let labels = slice.metadata.labels.as_ref()?;
     let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
@@ -80,7 +80,7 @@ pub(super) fn slice_row(slice: &EndpointSlice, own_node: &str) -> Option<SliceRo
         .iter()
         .flatten()
         .filter(|port| is_tcp(port.protocol.as_deref()))
-        .filter_map(|port| Some((name(port.name.as_deref()), u16::try_from(port.port?).ok()?)))
+        .filter_map(|port| Some((name(port.name.as_deref()), u16::try_from(port.number?).ok()?)))
         .collect();
     let mut endpoints = Vec::new();
     for endpoint in slice.endpoints.iter().flatten() {
@@ -212,7 +212,8 @@ impl Directory {
         let row = self.services.rows().get(key)?;
         let made = row.addresses.iter().map(|&address| {
             let ports = row.ports.iter();
-            let ports = ports.map(|(port, name)| (*port, self.endpoints(key, name, address)));
+            let ports =
+                ports.map(|(port, name)| (*port, self.endpoints(key, name.as_deref(), address)));
             let service = Service {
                 name: key.name().to_owned(),
                 namespace: key.namespace().to_owned(),
@@ -229,13 +230,13 @@ impl Directory {
     fn endpoints(
         &self,
         service: &WorkloadKey,
-        name: &Option<Box<str>>,
+        name: Option<&str>,
         address: IpAddr,
     ) -> Vec<Endpoint> {
         let slices = self.slices_of.get(service).into_iter().flatten();
         let mut found: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
         for slice in slices.filter_map(|key| self.slices.rows().get(key)) {
-            for (_, port) in slice.ports.iter().filter(|(of, _)| of == name) {
+            for (_, port) in slice.ports.iter().filter(|(of, _)| of.as_deref() == name) {
                 let own = slice.endpoints.iter();
                 for endpoint in own.filter(|e| e.address.is_ipv4() == address.is_ipv4()) {
                     let address = SocketAddr::new(endpoint.address, *port);

@@ -290,7 +290,7 @@ impl Source {
                 news
             }
             Request::Withdraw(uid) => self.state.withdraw(&uid),
-            Request::Learn(change) => self.state.take(change),
+            Request::Learn(change) => self.state.take(*change),
         }
     }
 
@@ -443,7 +443,7 @@ fn watches(client: &Client, changes: &mpsc::Sender<Change>, health: &Health) -> 
         (Kind::AuthorizationPolicies, "AuthorizationPolicy", Change::AuthorizationPolicy),
     ];
     for (kind, name, wrap) in policies {
-        let watch = follow_policies(client.clone(), kind, name, (wrap, to()));
+        let watch = follow_policies(client.clone(), kind, name, wrap, to());
         watches.spawn(async move {
             watch.await;
             kind

@@ -36,7 +36,7 @@ use crate::workload::{Announced, PodUid, Policies, Services, Workload, WorkloadK
 /// How long a pod that leaves the mesh stays enrolled so that its annotation can go first.
 const LEAVE: Duration = Duration::from_secs(5);
 /// How long an announced pod is believed in while no watch has shown it.
-const BELIEVE: Duration = Duration::from_secs(60);
+const BELIEVE: Duration = Duration::from_mins(1);
 
 /// What never changes.
 pub(super) struct Fixed {

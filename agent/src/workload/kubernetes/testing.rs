@@ -82,7 +82,7 @@ impl Cluster {
         let key = key(&object);
         let of_kind = inner.objects.entry(kind.to_owned()).or_default();
         let known = of_kind.insert(key, object.clone()).is_some();
-        inner.tell(kind, if known { "MODIFIED" } else { "ADDED" }, object);
+        inner.tell(kind, if known { "MODIFIED" } else { "ADDED" }, &object);
     }
 
     /// Creates an object that no watch tells of before it lists again.
@@ -100,7 +100,7 @@ impl Cluster {
         let key = (namespace.to_owned(), name.to_owned());
         let mut object = inner.objects.get_mut(kind).unwrap().remove(&key).unwrap();
         object["metadata"]["resourceVersion"] = json!(inner.version.to_string());
-        inner.tell(kind, "DELETED", object);
+        inner.tell(kind, "DELETED", &object);
     }
 
     /// Removes an object so that no watch tells, as if it happened while the API server was away.
@@ -178,8 +178,8 @@ impl Cluster {
             return status(StatusCode::FORBIDDEN, "no patches");
         }
         if parts.method == Method::PATCH {
-            let patch: Value = serde_json::from_slice(&body).unwrap();
-            return inner.patch(&path, patch);
+            let change: Value = serde_json::from_slice(&body).unwrap();
+            return inner.patch(&path, &change);
         }
         if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
             return inner.watch(&path, &query);
@@ -195,7 +195,7 @@ impl Cluster {
 }
 
 impl Inner {
-    fn tell(&mut self, kind: &str, what: &str, object: Value) {
+    fn tell(&mut self, kind: &str, what: &str, object: &Value) {
         let event = json!({"type": what, "object": object});
         self.history.push((self.version, kind.to_owned(), event.clone()));
         // Nobody watches: whoever lists later sees it.
@@ -238,24 +238,24 @@ impl Inner {
         Response::new(StreamBody::new(events).boxed_unsync())
     }
 
-    fn patch(&mut self, path: &str, patch: Value) -> Answer {
+    fn patch(&mut self, path: &str, change: &Value) -> Answer {
         let path = path.strip_suffix("/status").unwrap_or(path);
         let (kind, key) = item(path).unwrap();
-        self.patches.push((path.to_owned(), patch.clone()));
+        self.patches.push((path.to_owned(), change.clone()));
         self.version += 1;
         let version = self.version.to_string();
         let Some(object) = self.objects.get_mut(&kind).and_then(|all| all.get_mut(&key)) else {
             return status(StatusCode::NOT_FOUND, "no such object");
         };
-        let uid = &patch["metadata"]["uid"];
+        let uid = &change["metadata"]["uid"];
         if !uid.is_null() && *uid != object["metadata"]["uid"] {
             return status(StatusCode::CONFLICT, "another UID");
         }
-        merge(object, &patch);
+        merge(object, change);
         object["metadata"]["resourceVersion"] = json!(version);
         let object = object.clone();
         let answer = whole(&object);
-        self.tell(&kind, "MODIFIED", object);
+        self.tell(&kind, "MODIFIED", &object);
         answer
     }
 }

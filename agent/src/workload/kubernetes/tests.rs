@@ -52,7 +52,7 @@ impl Followed {
 
     /// Waits until the mesh is so. The clock is paused: what never comes fails at once.
     async fn until(&mut self, what: &str, is: impl FnMut(&Arc<Snapshot>) -> bool) -> Arc<Snapshot> {
-        let waited = tokio::time::timeout(Duration::from_secs(300), self.snapshots.wait_for(is));
+        let waited = tokio::time::timeout(Duration::from_mins(5), self.snapshots.wait_for(is));
         let waited = waited.await.unwrap_or_else(|_| panic!("it never came that {what}"));
         Arc::clone(&waited.unwrap())
     }
@@ -207,7 +207,7 @@ async fn last_good_state_stays_while_the_api_server_is_away() {
     };
     let before = listed(&cluster);
     cluster.set_away(true);
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    tokio::time::sleep(Duration::from_mins(10)).await;
     assert_eq!(followed.snapshots.borrow().workloads().len(), 2);
     let failing = "culvert_workload_watch_failing{resource=\"pods\"}";
     assert!(followed.metrics.encode().unwrap().contains(&format!("{failing} 1")));
@@ -239,7 +239,7 @@ async fn start_waits_for_an_api_server_that_is_away() {
     cluster.put(PODS, pod("shop", "a", "node1", "10.0.0.1"));
     cluster.set_away(true);
     let mut start = std::pin::pin!(Followed::start(&cluster));
-    let waited = tokio::time::timeout(Duration::from_secs(120), start.as_mut()).await;
+    let waited = tokio::time::timeout(Duration::from_mins(2), start.as_mut()).await;
     assert!(waited.is_err(), "it began with an empty mesh");
     cluster.set_away(false);
     assert_eq!(start.await.is_enrolled("a"), Some(true));
@@ -435,7 +435,7 @@ async fn kinds_of_policies_may_be_missing_come_later_and_vanish_for_a_moment() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(policies(&followed.snapshots.borrow()), (1, 0), "believed too soon");
     cluster.set_absent(OLD_PEER_AUTHENTICATIONS, false);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(policies(&followed.snapshots.borrow()), (1, 0));
     cluster.set_absent(OLD_PEER_AUTHENTICATIONS, true);
     followed.until("it is believed", |s| policies(s) == (0, 0)).await;
@@ -511,7 +511,7 @@ async fn annotation_comes_after_a_pod_is_steered_and_goes_before_it_is_released(
         assert_eq!(redirections(&cluster).last(), Some(&None), "annotation is gone");
         let patches = cluster.patches().len();
         tell.send_replace(Arc::default());
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(cluster.patches().len(), patches, "nothing is written again and again");
 
         // An agent that does not know all that is steered takes nothing off a pod.
@@ -519,7 +519,7 @@ async fn annotation_comes_after_a_pod_is_steered_and_goes_before_it_is_released(
         let label = json!({"metadata": {"labels": {"istio.io/dataplane-mode": "ambient"},
             "annotations": {"ambient.istio.io/redirection": "enabled"}}});
         cluster.put(PODS, with(pod("shop", "a", "node1", "10.0.0.1"), &label));
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(cluster.patches().len(), patches);
         // When Culvert leaves for good nothing is steered any more.
         tell.send_replace(Arc::new(Steered::from_iter([])));

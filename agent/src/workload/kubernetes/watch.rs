@@ -140,14 +140,14 @@ where
     let mut heard = false;
     loop {
         let next = match pauses.good_at() {
-            Some(good) => match tokio::time::timeout_at(good, events.next()).await {
-                Ok(next) => next,
-                Err(_) => {
+            Some(good) => {
+                let Ok(next) = tokio::time::timeout_at(good, events.next()).await else {
                     pauses = Pauses::default();
                     health.mended(kind);
                     continue;
-                }
-            },
+                };
+                next
+            }
             None => events.next().await,
         };
         let news = match next {
@@ -210,7 +210,8 @@ pub(super) async fn follow_policies<C>(
     client: Client,
     kind: Kind,
     name: &'static str,
-    (wrap, to): (fn(News<DynamicObject>) -> C, To<C>),
+    wrap: fn(News<DynamicObject>) -> C,
+    to: To<C>,
 ) {
     // Since when the kind that was there before is not.
     let mut absent: Option<Instant> = None;
