@@ -34,7 +34,7 @@ use crate::{
 const MOST_INPUT_BYTES: u64 = 8 << 20;
 /// How long an agent that does not answer is waited for: one that is replaced is back in seconds.
 const AWAY: Duration = Duration::from_secs(10);
-/// How long the answer to an `ADD` is waited for; the agent gives up before.
+/// How long the answer to an `ADD` is waited for, once an agent is there; it gives up before.
 const ADD: Duration = Duration::from_secs(30);
 /// How long anything else is waited for: nothing hangs on it.
 const BRIEF: Duration = Duration::from_secs(3);
@@ -139,6 +139,10 @@ fn hold(call: &Invocation, request: &Request) -> Result<(), PluginError> {
             Err(PluginError::Failed { reason, message })
         }
         Asked::Answered(Answer::Steered | Answer::Left | Answer::Done) | Asked::Off => Ok(()),
+        // One that is there and does not answer is no reason to pass: it may be about to say no.
+        Asked::Silent(source) => {
+            Err(PluginError::Silent { socket: configuration.socket.clone(), source })
+        }
         Asked::Away(source) => match configuration.while_away {
             WhileAway::Pass => Ok(()),
             WhileAway::Refuse => {
@@ -154,7 +158,7 @@ fn check(call: &Invocation, request: &Request) -> Result<(), PluginError> {
         Asked::Answered(Answer::Failed { reason, message }) => {
             Err(PluginError::Failed { reason, message })
         }
-        Asked::Answered(_) | Asked::Off | Asked::Away(_) => Ok(()),
+        Asked::Answered(_) | Asked::Off | Asked::Silent(_) | Asked::Away(_) => Ok(()),
     }
 }
 

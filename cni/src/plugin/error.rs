@@ -49,6 +49,13 @@ pub(super) enum PluginError {
         #[source]
         source: io::Error,
     },
+    /// An agent is there and does not answer.
+    #[error("the culvert agent at {socket} does not answer; see its log")]
+    Silent {
+        socket: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// The agent said no.
     #[error("culvert agent: {message}")]
     Failed { reason: Reason, message: String },
@@ -63,7 +70,9 @@ impl PluginError {
             Self::Input(_) | Self::Namespace { .. } => 5,
             Self::Decode(_) => 6,
             Self::NotChained | Self::Address { .. } => 7,
-            Self::Away { .. } | Self::Failed { reason: Reason::Later, .. } => 11,
+            Self::Away { .. }
+            | Self::Silent { .. }
+            | Self::Failed { reason: Reason::Later, .. } => 11,
             Self::Failed { reason: Reason::Request, .. } => 100,
             Self::Failed { reason: Reason::Namespace, .. } => 101,
             Self::Failed { reason: Reason::Caller, .. } => 102,

@@ -299,6 +299,18 @@ async fn pod_that_waits_is_handed_to_the_agent_that_takes_over() {
     assert_eq!(new.announce.announced.lock().unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn every_metric_is_documented() {
+    let lab = Lab::start();
+    let documented = include_str!("../../../../docs/metrics.md");
+    let names = lab.metrics.names();
+    let ours: Vec<_> = names.iter().filter(|name| name.starts_with("culvert_cni_")).collect();
+    assert_eq!(ours.len(), 3, "{names:?}");
+    for name in ours {
+        assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
+    }
+}
+
 #[test]
 fn paths_of_the_node_are_turned_into_the_agents_own() {
     let proc = Some(Path::new("/host/proc"));
