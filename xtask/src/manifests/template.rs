@@ -140,8 +140,9 @@ fn marked<'a>(text: &'a str, path: &str, below: &[&str]) -> Option<(Piece<'a>, u
         .iter()
         .find(|line| !line.trim().is_empty())
         .map(|line| line.len() - line.trim_start().len())?;
-    let default: String =
-        below.iter().map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect();
+    let lines: Vec<&str> =
+        below.iter().map(|line| line.get(indent..).unwrap_or_default()).collect();
+    let default = lines.join("\n") + "\n";
     let form = if inline == "|" { Form::Literal { indent } } else { Form::Block { indent } };
     Some((Piece::Marked { before, form, mark: Mark { path, default } }, below.len()))
 }

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow, bail};
 use std::time::Duration;
 
 /// How long a script may take when its mark does not say.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// One block of commands.
 #[derive(Debug, PartialEq, Eq)]
