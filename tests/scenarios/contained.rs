@@ -3,7 +3,7 @@
 
 use crate::observed::{fails, ip, serve, talk};
 use anyhow::{Context, Result, ensure};
-use culvert_tests::{Lab, NodeId, PodSpec, SOON, scenario, until};
+use culvert_tests::{Lab, NodeId, PodSpec, SOON, get, scenario, until};
 use std::fs;
 
 /// BPF, NET_ADMIN, SYS_ADMIN and SYS_PTRACE, as `capability.h` numbers them.
@@ -26,6 +26,12 @@ fn agents_in_containers_enrol_encrypt_and_refuse() {
                 let has = capabilities(&lab, id, which)?;
                 ensure!(has == CAPABILITIES, "{which} of {} is {has:x}", id.name());
             }
+        }
+        for what in ["started", "ready", "live"] {
+            let address = ([127, 0, 0, 1], 15021).into();
+            let netns = lab.agent_place(NodeId::Node1).netns();
+            let (status, said) = get(netns, address, &format!("/healthz/{what}"))?;
+            ensure!(status == 200, "{what}: {status} {said}");
         }
         let b1 = lab.pod("b1").clone();
         let _server = serve(&b1, "[::]:80")?;
@@ -97,4 +103,24 @@ fn namespace_of_node_or_agent_is_never_enrolled() {
             (lab.kernel_state(NodeId::Node1).ok()?["PODS"] == 0).then_some(())
         })
     });
+}
+
+#[test]
+fn agent_that_lacks_a_capability_says_what_it_cannot_do() {
+    for (capability, says) in [
+        ("net_admin", "the kernel refused program"),
+        ("sys_admin", "needs /proc, CAP_SYS_ADMIN"),
+        ("sys_ptrace", "the agent needs CAP_SYS_PTRACE"),
+    ] {
+        scenario(move || {
+            let mut lab = Lab::builder().standard().contained().start()?;
+            lab.stop_agent(NodeId::Node1)?;
+            lab.take_capability(capability);
+            lab.launch_agent(NodeId::Node1)?;
+            let ended = lab.agent(NodeId::Node1)?.wait(SOON)?;
+            ensure!(!ended.status.success(), "it runs without {capability}");
+            ensure!(ended.stderr.contains(says), "without {capability}: {}", ended.stderr);
+            Ok(())
+        });
+    }
 }

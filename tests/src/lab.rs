@@ -31,6 +31,8 @@ pub struct Lab {
     ca_arguments: Vec<String>,
     culvert: Option<PathBuf>,
     contained: bool,
+    /// Of what contained agents may do.
+    capabilities: Vec<&'static str>,
     /// Which of the node's two places its agent has.
     turns: [usize; 2],
     clocks: [Option<Clock>; 2],

@@ -24,7 +24,7 @@ const METRICS_PORT: u16 = 15020;
 const READINESS_PORT: u16 = 15021;
 
 /// What an agent in a cluster may do; as `daemonset/` has it.
-const CAPABILITIES: [&str; 4] = ["bpf", "net_admin", "sys_admin", "sys_ptrace"];
+pub(super) const CAPABILITIES: [&str; 4] = ["bpf", "net_admin", "sys_admin", "sys_ptrace"];
 
 /// Longest that an agent may take to be ready, or to end after it was asked to.
 const AGENT_LIMIT: Duration = Duration::from_mins(1);
@@ -147,6 +147,11 @@ impl Lab {
         self.directory.join(format!("{}.proc", id.name()))
     }
 
+    /// Takes a capability from contained agents, from their next start.
+    pub fn take_capability(&mut self, name: &str) {
+        self.capabilities.retain(|has| *has != name);
+    }
+
     /// What stands before an agent's own words so that it runs as in a container; nothing where it
     /// is not to.
     fn container(&self) -> Result<Vec<OsString>> {
@@ -156,9 +161,9 @@ impl Lab {
         let script = format!(
             "mount --bind {lab} {lab} && mount -o remount,bind,ro / && \
              mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
-             exec setpriv --bounding-set=-all,{capabilities} --inh-caps=-all -- \"$@\"",
+             exec setpriv --bounding-set=-all,+{capabilities} --inh-caps=-all -- \"$@\"",
             lab = self.directory.display(),
-            capabilities = CAPABILITIES.map(|name| format!("+{name}")).join(","),
+            capabilities = self.capabilities.join(",+"),
         );
         let unshare = process::find("unshare").context("there is no `unshare`")?;
         let words = ["--mount", "--propagation", "slave", "sh", "-ec", &script, "container"];

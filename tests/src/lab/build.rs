@@ -1,5 +1,6 @@
 //! Building a lab: namespaces, wires, cgroups, files, the CA and the agents.
 
+use super::agents::CAPABILITIES;
 use super::nodes::{AGENT_NUMBERS, pod4, pod6, wire4, wire6};
 use super::{Lab, Node, NodeId, Pod};
 use crate::files::{AgentSettings, PodSpec};
@@ -154,6 +155,7 @@ impl Builder {
             ca_arguments: self.ca_arguments,
             culvert: self.culvert,
             contained: self.contained,
+            capabilities: CAPABILITIES.to_vec(),
             turns: [0, 0],
             clocks: [None, None],
             ca_clock: None,
