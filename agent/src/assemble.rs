@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     admin,
-    capture::{self, Capture, Turn},
+    capture::{self, Capture},
     config::{Config, Tunnel, WhenAgentDown},
     identity::{self, IdentityStore},
     observe::{Health, Metrics, Pulses, Readiness, Routes, Server},
@@ -107,17 +107,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let workers = u16::try_from(config.tunnel.worker_count().get()).unwrap_or(u16::MAX);
     let settings = capture_settings(&config, workers)?;
-    // As late as can be: from here on until the first workload is in, nothing new is enrolled.
     readiness.send_replace(Readiness::Starting("taking over from the agent before".into()));
-    let take = async {
-        hand_over::prepare(&config.node, &mut snapshots, &identity, &settings.pin_directory).await;
-        Turn::take(&settings.pin_directory).await
-    };
+    // As late as can be: from here on until the first workload is in, nothing new is enrolled.
     let turn = tokio::select! {
         // Whoever is told to stop need not take over first.
         biased;
         () = stop.asked() => return Ok(()),
-        turn = take => turn?,
+        turn = hand_over::take(&config.node, &mut snapshots, &identity, &settings) => turn?,
     };
     let mut capture = Capture::attach(settings).context("the kernel side did not take hold")?;
     readiness.send_replace(Readiness::NotReady("enrolling the first workloads".into()));

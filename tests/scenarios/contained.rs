@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_tests::{Lab, NodeId, PodSpec, SOON, get, scenario, until};
 use std::fs;
 
-/// BPF, NET_ADMIN, SYS_ADMIN and SYS_PTRACE, as `capability.h` numbers them.
+/// `BPF`, `NET_ADMIN`, `SYS_ADMIN` and `SYS_PTRACE`, as `capability.h` numbers them.
 const CAPABILITIES: u64 = 1 << 39 | 1 << 12 | 1 << 21 | 1 << 19;
 
 fn capabilities(lab: &Lab, id: NodeId, which: &str) -> Result<u64> {

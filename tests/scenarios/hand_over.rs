@@ -28,11 +28,11 @@ fn opened(lab: &Lab) -> f64 {
     metrics.map_or(0.0, |m| m.sum("istio_tcp_connections_opened_total", &[]))
 }
 
-fn none_failed(clients: Vec<(&str, Process)>) -> Result<()> {
-    for (_, client) in &clients {
+fn none_failed(clients: &[(&str, Process)]) -> Result<()> {
+    for (_, client) in clients {
         client.close_stdin();
     }
-    for (what, client) in &clients {
+    for (what, client) in clients {
         let said = client.wait(SOON)?.stdout;
         println!("{what}: {}", said.trim());
         ensure!(said.contains("\"failed\":0"), "{what}: {said}");
@@ -51,7 +51,7 @@ fn rolling_update_under_load_breaks_no_new_connection_and_drains_the_old_ones() 
             .set("tunnel", "drainTimeout", "3s")
             .start()?;
         let _servers = echoes(&lab, &["a1", "b1"])?;
-        let clients = vec![
+        let clients = [
             ("out", load(&lab, "a1", "b1")?),
             ("in", load(&lab, "b1", "a1")?),
             ("out of another", load(&lab, "a2", "b1")?),
@@ -81,7 +81,7 @@ fn rolling_update_under_load_breaks_no_new_connection_and_drains_the_old_ones() 
             let said = long.wait(SOON)?.stdout;
             ensure!(said.contains("ConnectionReset"), "round {round}: {said}");
         }
-        none_failed(clients)
+        none_failed(&clients)
     });
 }
 
@@ -113,7 +113,7 @@ fn agent_that_stands_by_changes_nothing_and_acts_again_when_its_successor_fails(
         until("traffic through the old agent again", SOON, || {
             works(&lab, "a1", "b1").and_then(|()| works(&lab, "b1", "a2")).ok()
         })?;
-        let clients = vec![("out", load(&lab, "a1", "b1")?), ("in", load(&lab, "b1", "a2")?)];
+        let clients = [("out", load(&lab, "a1", "b1")?), ("in", load(&lab, "b1", "a2")?)];
         lab.add_pod(PodSpec::new("late", NODE))?;
         until("a late pod to be enrolled", SOON, || {
             (lab.kernel_state(NODE).ok()?["PODS"] == 3).then_some(())
@@ -126,7 +126,7 @@ fn agent_that_stands_by_changes_nothing_and_acts_again_when_its_successor_fails(
             (old.log().matches("another agent takes over").count() == 2).then_some(())
         })?;
         old.signal(Signal::Terminate)?;
-        none_failed(clients)
+        none_failed(&clients)
     });
 }
 
@@ -149,9 +149,9 @@ fn agent_that_hangs_is_replaced_and_steps_back_when_it_wakes() {
         old.wait_for("another agent takes over", SOON)?;
         works(&lab, "a1", "b1")?;
         works(&lab, "b1", "a1")?;
-        let clients = vec![("out", load(&lab, "a1", "b1")?), ("in", load(&lab, "b1", "a1")?)];
+        let clients = [("out", load(&lab, "a1", "b1")?), ("in", load(&lab, "b1", "a1")?)];
         old.terminate(SOON)?;
-        none_failed(clients)
+        none_failed(&clients)
     });
 }
 
@@ -160,7 +160,7 @@ fn new_agent_without_certificates_leaves_the_old_one_be() {
     scenario(|| {
         let mut lab = Lab::builder().standard().contained().start()?;
         let _servers = echoes(&lab, &["a1", "b1"])?;
-        let clients = vec![("out", load(&lab, "a1", "b1")?), ("in", load(&lab, "b1", "a1")?)];
+        let clients = [("out", load(&lab, "a1", "b1")?), ("in", load(&lab, "b1", "a1")?)];
         lab.stop_ca()?;
         let old = lab.launch_second_agent(NODE)?;
         lab.agent(NODE)?.wait_for("trust bundle not followed", SOON)?;
@@ -171,6 +171,6 @@ fn new_agent_without_certificates_leaves_the_old_one_be() {
         old.wait_for("another agent takes over", SOON)?;
         works(&lab, "a1", "b1")?;
         old.terminate(SOON)?;
-        none_failed(clients)
+        none_failed(&clients)
     });
 }

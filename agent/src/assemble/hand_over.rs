@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    capture::Turn,
+    capture::{AttachError, Settings, Turn},
     identity::{IdentityHold, IdentityStatus, IdentityStore, IssueError},
     workload::Snapshot,
 };
@@ -18,12 +18,25 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often it is said what is missing.
 const SAY: Duration = Duration::from_mins(1);
 
+/// Takes the turn from the agent that acts, if one does, once this agent is as good as that one.
+///
+/// Cancel safe.
+pub(super) async fn take(
+    node: &str,
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    identity: &IdentityStore,
+    settings: &Settings,
+) -> Result<Turn, AttachError> {
+    prepare(node, snapshots, identity, &settings.pin_directory).await;
+    Turn::take(&settings.pin_directory).await
+}
+
 /// Waits until the certificates of all workloads that are about to be taken over are there, as long
 /// as another agent acts on the same pins: it has them, and while the authority is away a
 /// new agent would break what works. What the authority has refused is not waited for.
 ///
 /// Cancel safe.
-pub(super) async fn prepare(
+async fn prepare(
     node: &str,
     snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     identity: &IdentityStore,

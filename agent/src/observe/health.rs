@@ -63,12 +63,15 @@ impl Health {
     }
 }
 
+/// An event loop's name, and when it moved last.
+type Loop = (String, Arc<AtomicU64>);
+
 /// The event loops of the process, and when each moved last. Cloning shares them.
 #[derive(Clone)]
 pub struct Pulses {
     since: Instant,
     /// Guards the list; held to add one or to look at all.
-    loops: Arc<Mutex<Vec<(String, Arc<AtomicU64>)>>>,
+    loops: Arc<Mutex<Vec<Loop>>>,
 }
 
 impl Default for Pulses {

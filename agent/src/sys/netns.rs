@@ -4,6 +4,7 @@ use std::{
     cell::OnceCell,
     collections::{HashMap, HashSet},
     fs::{self, File},
+    hash::BuildHasher,
     io,
     os::{
         fd::{AsFd, BorrowedFd},
@@ -89,7 +90,7 @@ const NAMED: &str = "/run/netns";
 
 /// Opens the namespaces that have these inodes, as far as they are found: by name, else by a
 /// process of `proc` that is in it.
-pub fn find(inodes: &HashSet<u64>, proc: &Path) -> HashMap<u64, Netns> {
+pub fn find(inodes: &HashSet<u64, impl BuildHasher>, proc: &Path) -> HashMap<u64, Netns> {
     let mut found = HashMap::new();
     let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
     let named = entries(Path::new(NAMED)).map(|entry| entry.path());

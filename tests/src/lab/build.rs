@@ -286,9 +286,10 @@ fn place_node(id: &str, node: NodeId, directory: &std::path::Path, contained: bo
         id: node,
         host: Place::new(node.name(), netns.clone(), cgroup.join("host"), &logs),
         agents: ["agent", "agent2"].map(|name| {
-            let netns = match contained {
-                true => Netns::named(format!("cv-{id}-{}-{name}", node.name())),
-                false => netns.clone(),
+            let netns = if contained {
+                Netns::named(format!("cv-{id}-{}-{name}", node.name()))
+            } else {
+                netns.clone()
             };
             Place::new(&format!("{}.{name}", node.name()), netns, cgroup.join("agent"), &logs)
         }),
