@@ -13,7 +13,7 @@ use culvert_common::{Addr, Enrolment, ListenerKey, LocalPod, maps};
 use super::{
     Capture, EnrolError, Listener, Pod,
     listeners::{self, Kind},
-    programs::{Programs, hangs_on_nothing, remove_pin},
+    programs::{Programs, hangs_on_nothing, remove_link},
     routes::Routes,
     tables::{PodTables, refused},
 };
@@ -137,7 +137,7 @@ impl Capture {
             let _ = self.pods.pods.remove(&fence.cookie); // reason: see above
         }
         if fence.inode != pod.netns().inode() {
-            let _ = remove_pin(&self.programs.pins().netns_link(fence.inode)); // reason: as above
+            let _ = remove_link(&self.programs.pins().netns_link(fence.inode)); // reason: as above
         }
     }
 
@@ -238,7 +238,7 @@ impl Capture {
             Err(error) => tracing::warn!(%workload, table, %error, "table entry stays behind"),
         };
         gone(maps::PODS, self.pods.pods.remove(&cookie));
-        if let Err(error) = remove_pin(&self.programs.pins().netns_link(inode)) {
+        if let Err(error) = remove_link(&self.programs.pins().netns_link(inode)) {
             tracing::warn!(%workload, %error, "the namespace's link stays behind");
         }
         for &address in addresses {
@@ -275,7 +275,7 @@ pub(super) fn sweep<'a>(
     }
     for link in programs.pins().netns_links().unwrap_or_default() {
         if !links.contains(&link) || hangs_on_nothing(&link) {
-            removed += usize::from(remove_pin(&link).is_ok());
+            removed += usize::from(remove_link(&link).is_ok());
         }
     }
     Ok(removed)

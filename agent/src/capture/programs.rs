@@ -63,7 +63,8 @@ impl Pins {
         for directory in [pins.links(), pins.maps()] {
             let Ok(entries) = fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
-                remove_pin(&entry.path())?;
+                // A map is no link: then this only removes the pin.
+                remove_link(&entry.path())?;
             }
             fs::remove_dir(&directory)
                 .map_err(|source| AttachError::Pin { path: directory, source })?;
@@ -225,7 +226,7 @@ impl Programs {
             return Ok(());
         }
         // The namespace that once had this inode is gone, and with it the link's purpose.
-        remove_pin(&pin)?;
+        remove_link(&pin)?;
         let id = sk_lookup.attach(netns).map_err(|source| refused(name, source))?;
         let link = sk_lookup.take_link(id).map_err(|source| refused(name, source))?;
         keep(link, &pin, name)
@@ -242,8 +243,14 @@ pub(super) fn hangs_on_nothing(pin: &Path) -> bool {
     bpf::link_target(pin).is_ok_and(|found| found.id() == 0)
 }
 
+/// Takes a link off and removes its pin.
+pub(super) fn remove_link(pin: &Path) -> Result<(), AttachError> {
+    let _ = bpf::detach_link(pin); // reason: where it fails, it ends with its pin
+    remove_pin(pin)
+}
+
 /// Removes a pin; that it is not there is what was wanted.
-pub(super) fn remove_pin(pin: &Path) -> Result<(), AttachError> {
+fn remove_pin(pin: &Path) -> Result<(), AttachError> {
     match fs::remove_file(pin) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(AttachError::Pin { path: pin.to_owned(), source })
@@ -275,7 +282,7 @@ where
     let Ok(link) = link.try_into() else {
         return Err(AttachError::Missing { name });
     };
-    remove_pin(pin)?;
+    remove_link(pin)?;
     link.pin(pin)
         .map(drop)
         .map_err(|error| AttachError::Pin { path: pin.to_owned(), source: io::Error::other(error) })

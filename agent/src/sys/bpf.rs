@@ -1,5 +1,5 @@
-//! Two commands of `bpf(2)` that aya does not offer: replacing the program of a pinned link, and
-//! asking what a pinned link hangs on.
+//! Three commands of `bpf(2)` that aya does not offer: replacing the program of a pinned link, asking
+//! what a pinned link hangs on, and taking it off.
 
 use std::{
     ffi::CString,
@@ -15,6 +15,7 @@ use std::{
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 // enum bpf_link_type, include/uapi/linux/bpf.h
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
@@ -54,6 +55,18 @@ pub fn update_link(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     attr.0[0] = raw(link.as_raw_fd());
     attr.0[1] = raw(program.as_raw_fd());
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes the link pinned at `path` off what it hangs on: its program runs no more once this returns
+/// (kernel 5.9). Without this it would only once the kernel has let go of the pin, some time later.
+///
+/// # Errors
+/// No such pin, or it is not a link.
+pub fn detach_link(path: &Path) -> io::Result<()> {
+    let link = open(path)?;
+    let mut attr = Attr([0; 32]);
+    attr.0[0] = raw(link.as_raw_fd());
+    bpf(BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
 /// What a pinned link hangs on.
