@@ -77,10 +77,11 @@ impl Netns {
     ///
     /// Ends the process if the thread cannot return: it would otherwise work for the wrong pod.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        let home = Home::of_this_thread()?;
+        let home = home_of_this_thread()?;
         enter(self.file.as_fd())?;
+        let back = Home(home);
         let done = work();
-        drop(home);
+        drop(back);
         Ok(done)
     }
 }
@@ -125,17 +126,15 @@ thread_local! {
 /// Brings the thread home, also when the work panics.
 struct Home(Rc<File>);
 
-impl Home {
-    /// To be made at home: the first call of a thread notes where that is.
-    fn of_this_thread() -> io::Result<Self> {
-        HOME.with(|home| {
-            if let Some(home) = home.get() {
-                return Ok(Self(Rc::clone(home)));
-            }
-            let opened = Rc::new(File::open("/proc/thread-self/ns/net")?);
-            Ok(Self(Rc::clone(home.get_or_init(|| opened))))
-        })
-    }
+/// To be called at home: the first call of a thread notes where that is.
+fn home_of_this_thread() -> io::Result<Rc<File>> {
+    HOME.with(|home| {
+        if let Some(home) = home.get() {
+            return Ok(Rc::clone(home));
+        }
+        let opened = Rc::new(File::open("/proc/thread-self/ns/net")?);
+        Ok(Rc::clone(home.get_or_init(|| opened)))
+    })
 }
 
 impl Drop for Home {
