@@ -196,7 +196,8 @@ impl Follower {
         match timeout(ANSWER, asked).await {
             Ok(Ok(_)) => {
                 let Verdict { accepted, reason, message } = &verdict;
-                tracing::info!(policy, accepted, reason, message, "status written");
+                // Not under its own name: that is the log line's.
+                tracing::info!(policy, accepted, reason, says = message, "status written");
                 Written::Done
             }
             Ok(Err(Error::Api(status))) if matches!(status.code, 404 | 409) => Written::Outdated,
