@@ -85,7 +85,7 @@ pub(crate) fn run(action: &Action) -> Result<ExitCode> {
             cluster::remove()?;
         }
         Action::Status => {
-            println!("{}", Cluster::open()?.kubectl(&["get", "node,pod", "-Ao", "wide"])?)
+            println!("{}", Cluster::open()?.kubectl(&["get", "node,pod", "-Ao", "wide"])?);
         }
         Action::Load { file } => Cluster::open()?.load(file)?,
         Action::Exec { node, command } => return exec(node, command),

@@ -65,7 +65,7 @@ pub(super) fn populated(cgroup: &Path) -> bool {
 impl Tree {
     fn make(&self, name: &str) -> Result<PathBuf> {
         let mut at = self.path.clone();
-        for part in PathBuf::from(layout::cgroup()).join(name).iter() {
+        for part in &PathBuf::from(layout::cgroup()).join(name) {
             let parent = at.clone();
             at.push(part);
             if !at.is_dir() {

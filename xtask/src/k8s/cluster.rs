@@ -217,6 +217,7 @@ impl Cluster {
 
     /// Ends the API server: an outage, until it is started again.
     pub(crate) fn stop_api_server(&self) -> Result<()> {
+        ensure!(self.nodes > 0, "only of a cluster of the lab is the API server stopped");
         control::API_SERVER.kill()
     }
 
