@@ -9,7 +9,7 @@ use crate::paths;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 
-/// What begins the removal in the guide.
+/// What begins the removal of a chart.
 const REMOVAL: &str = "delete daemonset culvert-agent";
 
 /// Starts the applications, then installs Culvert beside them; whether there is something to test.
@@ -29,13 +29,19 @@ pub(crate) fn part(subject: &Subject, checks: &mut Checks) -> bool {
     checks.failed() == before
 }
 
-/// The guide's commands of a sequence: those before its removal, and those from there on.
-fn guide(sequence: Option<&str>) -> Result<(Vec<Step>, Vec<Step>)> {
+/// The guide's commands of a sequence; none for the one that installs.
+fn guide(sequence: Option<&str>) -> Result<Vec<Step>> {
     let mut all = read("docs/install.md")?;
     all.retain(|step| step.sequence.as_deref() == sequence);
+    ensure!(!all.is_empty(), "docs/install.md has no commands of {sequence:?}");
+    Ok(all)
+}
+
+/// The commands of the chart: those that install, and those that remove.
+fn guide_of_helm() -> Result<(Vec<Step>, Vec<Step>)> {
+    let mut all = guide(Some("helm"))?;
     let removal = all.iter().position(|step| step.script.contains(REMOVAL));
-    let removal = removal.context("the guide does not say how it is removed")?;
-    let rest = all.split_off(removal);
+    let rest = all.split_off(removal.context("the guide does not say how a chart is removed")?);
     Ok((all, rest))
 }
 
@@ -61,12 +67,14 @@ fn run(subject: &Subject, steps: &[Step]) -> Result<String> {
     Ok(format!("{} blocks of commands", steps.len()))
 }
 
-/// Every command that README has for Kubernetes stands in the guide, which is run.
+/// Every command by which README installs stands in the guide, which is run.
 fn same_commands() -> Result<String> {
     let readme = fs::read_to_string(paths::root().join("README.md"))?;
     let guide = fs::read_to_string(paths::root().join("docs/install.md"))?;
-    let commands: Vec<_> =
-        readme.lines().map(str::trim).filter(|line| line.starts_with("kubectl ")).collect();
+    let installs = |line: &&str| {
+        line.starts_with("kubectl apply -k") || line.starts_with("kubectl -n culvert-system")
+    };
+    let commands: Vec<_> = readme.lines().map(str::trim).filter(installs).collect();
     ensure!(!commands.is_empty(), "README does not say how it is installed");
     let plain = |line: &str| line.split(" #").next().unwrap_or_default().trim().to_owned();
     for command in &commands {
@@ -100,8 +108,7 @@ fn validated(subject: &Subject) -> Result<String> {
 }
 
 fn installed(subject: &Subject) -> Result<String> {
-    let (first, _) = guide(None)?;
-    run(subject, &first)
+    run(subject, &guide(None)?)
 }
 
 fn steady(subject: &Subject) -> Result<String> {
@@ -131,20 +138,19 @@ pub(crate) fn manuals(subject: &Subject, checks: &mut Checks) {
 
 /// Removes it as the guide says.
 pub(crate) fn removed(subject: &Subject) -> Result<String> {
-    let (_, rest) = guide(None)?;
-    run(subject, &rest)
+    run(subject, &guide(Some("removal"))?)
 }
 
 /// In again and out again, by the chart.
 pub(crate) fn helm(subject: &Subject, checks: &mut Checks) {
     checks::part("the same by Helm");
-    let outcome = guide(Some("helm")).and_then(|(first, _)| run(subject, &first));
+    let outcome = guide_of_helm().and_then(|(first, _)| run(subject, &first));
     let good = outcome.is_ok();
     checks.add("installed by the chart", outcome);
     if good {
         checks.add("labelled, the pods are in the mesh", mesh::enrol(subject));
         checks.add("mutual TLS on the wire", mesh::encrypted(subject));
-        let outcome = guide(Some("helm")).and_then(|(_, rest)| run(subject, &rest));
+        let outcome = guide_of_helm().and_then(|(_, rest)| run(subject, &rest));
         checks.add("removed by the chart", outcome);
     }
     uninstall::applications_go_on(subject, checks);
