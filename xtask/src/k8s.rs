@@ -102,6 +102,11 @@ pub(crate) fn clients() -> Result<(PathBuf, PathBuf)> {
     Ok((programs::ensure()?.join("kubectl"), programs::helm()?))
 }
 
+/// Runs the checks of Culvert on a cluster of its own, and tells whether all passed.
+pub(crate) fn passed() -> Result<bool> {
+    test::passed(&test::Arguments::for_tests())
+}
+
 fn build() -> Result<()> {
     let programs = programs::ensure()?;
     programs::helm()?;

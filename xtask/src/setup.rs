@@ -82,6 +82,7 @@ const NEEDS: &[Need] = &[
     need(Purpose::Kubernetes, Sign::File("/usr/lib/cni/bridge"), "containernetworking-plugins"),
     need(Purpose::Kubernetes, Sign::Program("iptables"), "iptables"),
     need(Purpose::Kubernetes, Sign::Program("conntrack"), "conntrack"),
+    need(Purpose::Kubernetes, Sign::Program("bpftool"), "bpftool"),
     need(Purpose::Kubernetes, Sign::Program("busybox"), "busybox-static"),
     need(Purpose::Kubernetes, Sign::Program("sysctl"), "procps"),
 ];

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: builds everything, runs the unit tests, asks other implementations what they
-//! make of our certificates, then runs the scenarios on the real kernel, one after the other.
+//! make of our certificates, runs the scenarios on the real kernel, one after the other, and then the
+//! checks on a real cluster.
 
 use crate::setup::{self, Purpose};
-use crate::{build, run};
+use crate::{build, k8s, run};
 use anyhow::{Context, Result};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
@@ -18,6 +19,9 @@ pub(crate) struct Arguments {
     /// Only the scenarios.
     #[arg(long)]
     scenarios: bool,
+    /// Not the checks on a real cluster, whose programs take some minutes to build once.
+    #[arg(long)]
+    no_cluster: bool,
 }
 
 /// Runs the command; the exit code is the test runner's own.
@@ -41,6 +45,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         run::say("counting what a thousand identities take");
         keep_worst(started(across(arguments, "identities"))?);
         keep_worst(scenarios(arguments)?);
+    }
+    // A name that is looked for is one of a test.
+    let everything = !arguments.unit && !arguments.scenarios && arguments.filter.is_none();
+    if everything && !arguments.no_cluster {
+        if setup::is_root() {
+            run::say("running the checks on a real cluster");
+            worst = worst.max(i32::from(!k8s::passed()?));
+        } else {
+            eprintln!("note: the checks on a real cluster need root and are skipped");
+        }
     }
     Ok(ExitCode::from(u8::try_from(worst).unwrap_or(1)))
 }

@@ -131,8 +131,8 @@ fn huge_pod(subject: &Subject) -> Result<String> {
 }
 
 fn long_names(subject: &Subject) -> Result<String> {
-    // A pod's name is at most 253 characters, of which its host name takes 63.
-    let name = format!("n{}", ".abcdefg".repeat(31));
+    // A pod may have 253, but the kubelet makes a folder of namespace, name and UID: 255 in all.
+    let name = format!("n{}", ".abcdefg".repeat(26));
     let account = format!("a{}", "-bcdefgh".repeat(31));
     let document = format!(
         "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {account}, namespace: {SHOP}}}\n\

@@ -9,6 +9,8 @@ use crate::paths;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 
+/// The guide of installation.
+const GUIDE: &str = "docs/install.md";
 /// What begins the removal of a chart.
 const REMOVAL: &str = "delete daemonset culvert-agent";
 
@@ -31,7 +33,7 @@ pub(crate) fn part(subject: &Subject, checks: &mut Checks) -> bool {
 
 /// The guide's commands of a sequence; none for the one that installs.
 fn guide(sequence: Option<&str>) -> Result<Vec<Step>> {
-    let mut all = read("docs/install.md")?;
+    let mut all = read(GUIDE)?;
     all.retain(|step| step.sequence.as_deref() == sequence);
     ensure!(!all.is_empty(), "docs/install.md has no commands of {sequence:?}");
     Ok(all)
@@ -108,7 +110,9 @@ fn validated(subject: &Subject) -> Result<String> {
 }
 
 fn installed(subject: &Subject) -> Result<String> {
-    run(subject, &guide(None)?)
+    let mut steps = guide(None)?;
+    steps.retain(|step| !step.last);
+    run(subject, &steps)
 }
 
 fn steady(subject: &Subject) -> Result<String> {
@@ -130,15 +134,22 @@ fn steady(subject: &Subject) -> Result<String> {
 /// The other manuals' commands, on the cluster as it is now.
 pub(crate) fn manuals(subject: &Subject, checks: &mut Checks) {
     checks::part("the commands of the manuals");
-    for manual in manual::MANUALS.iter().filter(|manual| **manual != "docs/install.md") {
-        let outcome = read(manual).and_then(|steps| run(subject, &steps));
+    // The guide was run to install, and README says the same as that.
+    for manual in manual::MANUALS.iter().filter(|name| !["README.md", GUIDE].contains(name)) {
+        let outcome = read(manual).and_then(|mut steps| {
+            steps.retain(|step| step.sequence.is_none());
+            run(subject, &steps)
+        });
         checks.add(&format!("every command of {manual}"), outcome);
     }
 }
 
 /// Removes it as the guide says.
 pub(crate) fn removed(subject: &Subject) -> Result<String> {
-    run(subject, &guide(Some("removal"))?)
+    let mut steps = guide(None)?;
+    steps.retain(|step| step.last);
+    ensure!(!steps.is_empty(), "docs/install.md does not say how it is removed");
+    run(subject, &steps)
 }
 
 /// In again and out again, by the chart.
