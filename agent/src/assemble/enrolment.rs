@@ -303,6 +303,13 @@ impl Enrolment {
                 }
                 continue;
             }
+            // Nothing has gone wrong: a pod of the cluster comes before its namespace, and stays
+            // for a moment after it.
+            if workload.netns.is_none() {
+                tracing::debug!(workload = %key, "no network namespace yet, or not any more");
+                failed += 1;
+                continue;
+            }
             match self.enrol(workload, accepts_plaintext).await? {
                 Some(local) => drop(locals.insert(key, local)),
                 None => failed += 1,
