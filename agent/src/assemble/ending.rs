@@ -113,6 +113,10 @@ fn remove_files(config: &Config) {
         }
         Ok(()) | Err(_) => {}
     }
+    if let Some(directory) = config.workload_api.as_ref().and_then(|api| api.socket.parent()) {
+        // One that is not empty is not ours alone.
+        let _ = std::fs::remove_dir(directory); // reason: see above
+    }
 }
 
 /// The signals that tell the agent to stop.

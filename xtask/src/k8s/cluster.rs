@@ -199,6 +199,14 @@ impl Cluster {
         self.numbers().try_for_each(|node| node::load(node, archive))
     }
 
+    /// A command that will run in a node's network, and else on this machine.
+    pub(crate) fn in_network(&self, node: &str, words: &[&str]) -> Result<Command> {
+        let place = format!("--net=/run/netns/{}", self.number(node)?.netns());
+        let mut command = Command::new("nsenter");
+        command.args([&*place, "--"]).args(words);
+        Ok(command)
+    }
+
     /// A command that will run on a node, in all of its namespaces; or as `control`, which is in
     /// the nodes' network and no part of the cluster.
     pub(crate) fn node_exec(&self, node: &str, words: &[String]) -> Result<Command> {
@@ -207,12 +215,14 @@ impl Cluster {
             command.args(words);
             return Ok(command);
         }
+        node::exec(self.number(node)?, words)
+    }
+
+    fn number(&self, node: &str) -> Result<NodeNumber> {
         let names = || self.nodes().join(" ");
-        let node = self
-            .numbers()
+        self.numbers()
             .find(|number| number.name() == node)
-            .with_context(|| format!("no node `{node}`; there are: {}", names()))?;
-        node::exec(node, words)
+            .with_context(|| format!("no node `{node}`; there are: {}", names()))
     }
 
     /// Ends the API server: an outage, until it is started again.

@@ -66,7 +66,8 @@ impl Subject {
     /// # Errors
     /// As [`Self::own`].
     pub(crate) fn node(&self, node: &str, words: &[&str]) -> Result<Command> {
-        on(self.own()?, node, words)
+        let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+        self.own()?.node_exec(node, &words)
     }
 
     /// Whether it is this machine's own.
@@ -89,10 +90,4 @@ impl Subject {
         ensure!(names.len() == 1, "{} agents run on {node}: {}", names.len(), names.join(" "));
         Ok(names[0].to_owned())
     }
-}
-
-/// A command on a node of the lab's cluster.
-pub(crate) fn on(cluster: &Cluster, node: &str, words: &[&str]) -> Result<Command> {
-    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
-    cluster.node_exec(node, &words)
 }

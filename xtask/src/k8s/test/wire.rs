@@ -25,10 +25,22 @@ impl Capture {
     /// Starts it, and waits until it sees.
     pub(crate) fn start(cluster: &Cluster, node: &str) -> Result<Self> {
         let directory = tempfile::tempdir().context("no place for the capture")?;
-        // To its standard output: the node has a file system of its own.
-        let file = directory.path().join("tcpdump.out");
-        let words = ["tcpdump", "-n", "-U", "-B", "32768", "-i", UPLINK, "-w", "-", "tcp"];
-        let command = super::subject::on(cluster, node, &words)?;
+        let file = directory.path().join("wire.pcap");
+        let path = file.to_str().context("a path that is text")?;
+        let words = [
+            "tcpdump",
+            "-n",
+            "-U",
+            "--immediate-mode",
+            "-B",
+            "32768",
+            "-i",
+            UPLINK,
+            "-w",
+            path,
+            "tcp",
+        ];
+        let command = cluster.in_network(node, &words)?;
         let process = Process::start("tcpdump", command, directory.path())?;
         process.wait_for("listening on", SOON)?;
         Ok(Self { process, file, _directory: directory })
