@@ -221,12 +221,12 @@ fn pem_of(chain: &[CertificateDer<'_>]) -> String {
 fn pem_text(label: &str, der: &[u8]) -> Zeroizing<String> {
     let size = der.len().div_ceil(48) * 65 + 2 * (label.len() + "-----BEGIN -----\n".len());
     let mut text = Zeroizing::new(String::with_capacity(size));
-    text.push_str(&format!("-----BEGIN {label}-----\n"));
+    text.extend(["-----BEGIN ", label, "-----\n"]);
     for line in der.chunks(48) {
         STANDARD.encode_string(line, &mut text);
         text.push('\n');
     }
-    text.push_str(&format!("-----END {label}-----\n"));
+    text.extend(["-----END ", label, "-----\n"]);
     text
 }
 

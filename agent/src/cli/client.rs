@@ -37,43 +37,43 @@ impl Client {
 
     /// Every identity, as the agent wrote it.
     pub(super) fn identities_json(&self) -> Result<String, CliError> {
-        let mut text = self.text(Method::GET, "/certs".to_owned())?;
+        let mut text = self.text(Method::GET, "/certs")?;
         text.push('\n');
         Ok(std::mem::take(&mut *text))
     }
 
     /// Every identity.
     pub(super) fn identities(&self) -> Result<Identities, CliError> {
-        let text = self.text(Method::GET, "/certs".to_owned())?;
+        let text = self.text(Method::GET, "/certs")?;
         serde_json::from_str(&text).map_err(|source| self.not_understood(Some(source)))
     }
 
     /// The certificate of `id` and what issued it, PEM.
     pub(super) fn chain(&self, id: &str) -> Result<String, CliError> {
-        let mut text = self.text(Method::GET, format!("/certs/{id}"))?;
+        let mut text = self.text(Method::GET, &format!("/certs/{id}"))?;
         Ok(std::mem::take(&mut *text))
     }
 
     /// The root certificates, PEM.
     pub(super) fn roots(&self) -> Result<String, CliError> {
-        let mut text = self.text(Method::GET, "/roots".to_owned())?;
+        let mut text = self.text(Method::GET, "/roots")?;
         Ok(std::mem::take(&mut *text))
     }
 
     /// Everything of `id`, with its private key.
     pub(super) fn export(&self, id: &str) -> Result<Export, CliError> {
-        let text = self.text(Method::POST, format!("/certs/{id}/export"))?;
+        let text = self.text(Method::POST, &format!("/certs/{id}/export"))?;
         serde_json::from_str(&text).map_err(|source| self.not_understood(Some(source)))
     }
 
     /// The body of a good answer. Overwritten when dropped: it may hold a key.
-    fn text(&self, method: Method, path: String) -> Result<Zeroizing<String>, CliError> {
+    fn text(&self, method: Method, path: &str) -> Result<Zeroizing<String>, CliError> {
         let request = Request::builder()
             .method(method)
-            .uri(&path)
+            .uri(path)
             .header(http::header::HOST, "localhost")
             .body(Empty::<Bytes>::new())
-            .map_err(|_| CliError::Identity { id: path.clone() })?;
+            .map_err(|_| CliError::Identity { id: path.to_owned() })?;
         let (status, body) = self.runtime.block_on(async {
             timeout(DEADLINE, self.send(request)).await.unwrap_or_else(|_| {
                 Err(CliError::TimedOut { socket: self.socket.clone(), seconds: DEADLINE.as_secs() })

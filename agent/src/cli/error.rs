@@ -113,7 +113,8 @@ fn listed(known: &[String]) -> String {
         text.push_str(id);
     }
     if known.len() > LISTED {
-        text.push_str(&format!("\n  and {} more; see `culvert certs`", known.len() - LISTED));
+        let more = (known.len() - LISTED).to_string();
+        text.extend(["\n  and ", &more, " more; see `culvert certs`"]);
     }
     text
 }

@@ -32,7 +32,7 @@ pub(crate) fn provider() -> CryptoProvider {
 }
 
 /// The suites in the order of what this machine does best: AES-GCM where there are instructions
-/// for it, else ChaCha20, which is several times as fast there and leaks nothing by its timing.
+/// for it, else `ChaCha20`, which is several times as fast there and leaks nothing by its timing.
 ///
 /// The client's order decides: a server here takes the first suite that is offered.
 fn suites(fast_aes: bool) -> [SupportedCipherSuite; 3] {

@@ -104,13 +104,8 @@ fn rests(shared: &Shared, entry: &Entry) -> Option<Event> {
 
 /// Publishes an answer of the authority and says what it means for the state.
 ///
-/// `wanted` is since when the identity is in need of a certificate, when it holds none.
-fn take(
-    shared: &Shared,
-    entry: &Entry,
-    wanted: Instant,
-    answer: Result<Svid, IssueError>,
-) -> Event {
+/// `since` tells when the identity came to need a certificate, if it holds none.
+fn take(shared: &Shared, entry: &Entry, since: Instant, answer: Result<Svid, IssueError>) -> Event {
     let renewal = entry.is_ready();
     // What was held back was not asked, so it is not counted either.
     if !matches!(answer, Err(IssueError::HeldBack { .. })) {
@@ -120,7 +115,7 @@ fn take(
         Ok(svid) => {
             let svid = Arc::new(svid);
             let end = svid.not_after();
-            let waited = wanted.elapsed();
+            let waited = since.elapsed();
             if renewal {
                 info!(identity = %entry.id, not_after = end.as_secs(), renewal, "svid issued");
             } else {
