@@ -102,7 +102,8 @@ mod user {
     }
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(test)]
+#[cfg(feature = "user")]
 mod tests {
     use std::net::IpAddr;
 

@@ -39,7 +39,8 @@ pub const fn worker_of(source_port: u16, workers: u32) -> u16 {
     if workers == 0 { 0 } else { (mixed % workers) as u16 }
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(test)]
+#[cfg(feature = "user")]
 mod tests {
     use std::net::IpAddr;
 

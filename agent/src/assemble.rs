@@ -71,7 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     let health = Health { readiness: ready, pulses: pulses.clone() };
-    serve(&mut tasks, &config, &metrics, health).await?;
+    serve(&mut tasks, &config, &metrics, health)?;
 
     let mesh = tokio::select! {
         // The API server may be away for long.
@@ -189,7 +189,7 @@ pub fn release(config: &Config) -> anyhow::Result<()> {
         .context("cannot take everything out")
 }
 
-async fn serve(
+fn serve(
     tasks: &mut Tasks,
     config: &Config,
     metrics: &Metrics,
@@ -200,7 +200,7 @@ async fn serve(
         ("readiness", config.observe.readiness, Routes::Health(health)),
     ];
     for (name, address, routes) in routes {
-        let server = Server::bind(address, routes).await?;
+        let server = Server::bind(address, routes)?;
         tracing::info!(name, address = %server.address(), "listening");
         let token = tasks.token();
         tasks.spawn(name, async move {

@@ -69,7 +69,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let mut tasks = Tasks::new(CancellationToken::new());
     if let Some(address) = options.metrics {
-        let server = Server::bind(address, Routes::Metrics(metrics.clone())).await?;
+        let server = Server::bind(address, Routes::Metrics(metrics.clone()))?;
         tracing::info!(name = "metrics", address = %server.address(), "listening");
         let token = tasks.token();
         tasks.spawn("metrics", async move {

@@ -85,6 +85,6 @@ mod tests {
             token.cancelled().await;
             Ok(())
         });
-        tasks.stop(Duration::from_secs(60)).await;
+        tasks.stop(Duration::from_mins(1)).await;
     }
 }

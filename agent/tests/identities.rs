@@ -4,7 +4,9 @@
 //! own allocations are in that figure, which a counting allocator of Rust's would not see.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "all of this file is one test")]
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -86,9 +88,10 @@ async fn measure() {
 async fn prepare(directory: &Path) -> SocketAddr {
     let mut workloads = String::from("workloads:\n");
     for number in 0..=COLD.0 + ALL {
-        workloads.push_str(&format!(
-            "  - {{name: pod-{number}, namespace: default, serviceAccount: sa-{number}, node: node1}}\n"
-        ));
+        writeln!(
+            workloads,
+            "  - {{name: pod-{number}, namespace: default, serviceAccount: sa-{number}, node: node1}}"
+        ).unwrap();
     }
     std::fs::write(directory.join("workloads.yaml"), workloads).unwrap();
     let files = Directory::open(directory).unwrap();

@@ -37,7 +37,7 @@ pub(crate) fn run(authority: &Authority, length: Duration) -> anyhow::Result<ser
         let line = json!({
             "handshakes": done,
             "seconds": begun.elapsed().as_secs_f64(),
-            "cpu_s": (thread_cpu() - before).as_secs_f64(),
+            "cpu_s": thread_cpu().saturating_sub(before).as_secs_f64(),
         });
         drop(hold);
         cancel.cancel();

@@ -48,7 +48,7 @@ pub(crate) fn run(length: Duration) -> anyhow::Result<serde_json::Value> {
     Ok(json!({
         "made": made,
         "seconds": begun.elapsed().as_secs_f64(),
-        "cpu_s": (thread_cpu() - before).as_secs_f64(),
+        "cpu_s": thread_cpu().saturating_sub(before).as_secs_f64(),
     }))
 }
 

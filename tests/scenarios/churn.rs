@@ -8,7 +8,7 @@ use std::time::Duration;
 const PODS: usize = 100;
 
 /// Enough to make, enrol and remove them on two busy cores.
-const A_WHILE: Duration = Duration::from_secs(60);
+const A_WHILE: Duration = Duration::from_mins(1);
 
 /// Descriptors that may come and go by themselves: a scrape, a request to the authority, tunnels.
 const SLACK: usize = 16;

@@ -34,7 +34,7 @@ struct Load {
 impl Load {
     fn start(lab: &Lab) -> Result<Self> {
         let (a1, b1) = (lab.pod("a1"), lab.pod("b1"));
-        let _servers = echo(lab)?;
+        let servers = echo(lab)?;
         let short = ["--count", "1", "--parallel", "2", "--until-stdin-ends"];
         let mut clients = Vec::new();
         for (from, to) in [(a1, b1.at(81)), (b1, a1.at6(81))] {
@@ -42,7 +42,7 @@ impl Load {
             clients.push(from.app(&[&["short", "--to", &to][..], &short].concat())?);
             clients.push(from.app(&["ping", "--to", &to, "--every-ms", "10"])?);
         }
-        Ok(Self { clients, _servers })
+        Ok(Self { clients, _servers: servers })
     }
 
     /// Ends it: nothing has failed. Says how many exchanges there were.
@@ -72,8 +72,8 @@ fn status(lab: &Lab) -> Result<Value> {
 fn phase(status: &Value, number: u64) -> String {
     let roots = status["roots"].as_array().into_iter().flatten();
     let found = roots.filter(|root| root["number"] == number);
-    let found = found.map(|root| root["phase"].as_str().unwrap_or_default().to_owned());
-    found.last().unwrap_or_else(|| "gone".to_owned())
+    let mut found = found.map(|root| root["phase"].as_str().unwrap_or_default().to_owned());
+    found.next_back().unwrap_or_else(|| "gone".to_owned())
 }
 
 fn until_removed(lab: &Lab, number: u64) -> Result<Value> {

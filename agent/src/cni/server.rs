@@ -224,7 +224,7 @@ impl Desk {
         let (pod, namespace) = self.understand(attachment)?;
         let steered = self.steered.borrow();
         let key = pod.key();
-        match steered.get(&key) {
+        match steered.workload(&key) {
             Some(_) if is_steered(&steered, &key, &pod.uid, namespace) => Ok(Answer::Steered),
             Some(_) => Err(ServerError::Elsewhere { pod: key }),
             None => Ok(Answer::Left),
@@ -297,7 +297,7 @@ fn place(path: &Path, proc: Option<&Path>) -> PathBuf {
 
 /// Whether it is this very pod that is steered, and not the one of that name before it.
 fn is_steered(steered: &Steered, key: &WorkloadKey, uid: &PodUid, namespace: NamespaceId) -> bool {
-    let Some(workload) = steered.get(key) else { return false };
+    let Some(workload) = steered.workload(key) else { return false };
     let same_pod = workload.uid.as_ref().is_none_or(|steered| steered == uid);
     let place = workload.netns.as_deref().and_then(|path| NamespaceId::at(path).ok());
     same_pod && place == Some(namespace)

@@ -65,7 +65,7 @@ impl Server {
     /// # Errors
     ///
     /// [`ServeError`] when the address cannot be had.
-    pub async fn bind(address: SocketAddr, routes: Routes) -> Result<Self, ServeError> {
+    pub fn bind(address: SocketAddr, routes: Routes) -> Result<Self, ServeError> {
         let what = match routes {
             Routes::Metrics(_) => "metrics",
             Routes::Health(_) => "readiness",

@@ -244,7 +244,7 @@ async fn ask(address: SocketAddr, head: &str) -> String {
 async fn metrics_are_served_until_the_agent_stops() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let routes = Routes::Metrics(Metrics::new().unwrap());
-    let server = Server::bind(any, routes).await.unwrap();
+    let server = Server::bind(any, routes).unwrap();
     let address = server.address();
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -270,7 +270,7 @@ async fn readiness_follows_the_agents_state() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (state, readiness) = watch::channel(Readiness::NotReady("no certificate yet".into()));
     let health = Health { readiness, pulses: Pulses::default() };
-    let server = Server::bind(any, Routes::Health(health)).await.unwrap();
+    let server = Server::bind(any, Routes::Health(health)).unwrap();
     let address = server.address();
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run(CancellationToken::new()));
@@ -282,7 +282,7 @@ async fn readiness_follows_the_agents_state() {
     // Of another program: agents that hand over share the port.
     let other = std::net::TcpListener::bind(any).unwrap();
     let address = other.local_addr().unwrap();
-    let taken = Server::bind(address, Routes::Metrics(Metrics::new().unwrap())).await;
+    let taken = Server::bind(address, Routes::Metrics(Metrics::new().unwrap()));
     let error = taken.err().expect("the address is taken").to_string();
     assert!(error.ends_with("free the port or set `observe.metrics`"), "{error}");
 }

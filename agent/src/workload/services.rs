@@ -22,6 +22,7 @@ pub struct Service {
 /// One place that a Service leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
+    // word: Kubernetes has it
     /// The workload's own address and port.
     pub address: SocketAddr,
     /// How far it is from the agent's node.

@@ -36,7 +36,7 @@ impl Steered {
     }
 
     /// The workload of this name, if it is steered.
-    pub fn get(&self, key: &WorkloadKey) -> Option<&Arc<Workload>> {
+    pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<Workload>> {
         self.workloads.get(key)
     }
 

@@ -146,7 +146,7 @@ impl Server {
             .timeout(CALL_DEADLINE)
             .max_concurrent_streams(CALLS_OF_A_CONNECTION)
             // Finds a caller that is stopped, and would hold its places for ever.
-            .http2_keepalive_interval(Some(Duration::from_secs(60)))
+            .http2_keepalive_interval(Some(Duration::from_mins(1)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .http2_max_header_list_size(16 * 1024)
             .add_service(
@@ -200,7 +200,7 @@ impl Accept {
             }
         }
         drop(self);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Takes hold of the caller, and of a place for it; without one the connection is closed.

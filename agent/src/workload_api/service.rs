@@ -56,7 +56,7 @@ struct Open {
     method: Method,
     code: Code,
     metrics: ApiMetrics,
-    _place: Option<Place>,
+    place: Option<Place>,
 }
 
 impl Service {
@@ -83,8 +83,8 @@ impl Service {
             ));
         }
         let attested = self.attestor.attest(&caller);
-        open._place = self.calls.take(&share(&attested));
-        if open._place.is_none() {
+        open.place = self.calls.take(&share(&attested));
+        if open.place.is_none() {
             return Err(Status::resource_exhausted("too many calls at a time; end some"));
         }
         match attested {
@@ -229,7 +229,7 @@ impl wire::spiffe_workload_api_server::SpiffeWorkloadApi for Service {
 impl Open {
     fn new(method: Method, metrics: ApiMetrics) -> Self {
         metrics.open.inc();
-        Self { method, code: Code::Cancelled, metrics, _place: None }
+        Self { method, code: Code::Cancelled, metrics, place: None }
     }
 
     /// Notes how the call ends.

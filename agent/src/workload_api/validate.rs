@@ -133,7 +133,7 @@ fn has_only_known_fields(header: &Header) -> bool {
     }
 }
 
-/// A NumericDate (RFC 7519 section 2), which may have a fraction; cut to the second.
+/// A `NumericDate` (RFC 7519 section 2), which may have a fraction; cut to the second.
 fn seconds(value: &Json) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "the range is checked; a fraction is cut")]
     let whole = |date: f64| (0.0..1e15).contains(&date).then_some(date as i64);

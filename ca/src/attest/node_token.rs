@@ -131,18 +131,17 @@ impl NodeTokens {
         hash.copy_from_slice(digest(&SHA256, bearer.as_bytes()).as_ref());
         let clock = Instant::now();
         let known = self.good.lock().unwrap_or_else(PoisonError::into_inner).find(&hash, clock);
-        let said = match known {
-            Some(said) => said,
-            None => {
-                let said = self.verify(bearer)?;
-                self.good.lock().unwrap_or_else(PoisonError::into_inner).keep(
-                    hash,
-                    said.clone(),
-                    clock + KEEP_GOOD,
-                    clock,
-                );
-                said
-            }
+        let said = if let Some(said) = known {
+            said
+        } else {
+            let said = self.verify(bearer)?;
+            self.good.lock().unwrap_or_else(PoisonError::into_inner).keep(
+                hash,
+                said.clone(),
+                clock + KEEP_GOOD,
+                clock,
+            );
+            said
         };
         if said.expires <= now.unix_timestamp() {
             return Err(AuthenticationError::Expired);

@@ -9,6 +9,7 @@ use crate::jwt::JwtTimes;
 
 /// How long JWT-SVIDs and their keys live.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "the names of the options come from them")]
 pub(super) struct JwtOptions {
     /// Life of a JWT-SVID for which none is wished.
     #[arg(long, default_value = "5m", value_parser = duration::parse)]

@@ -110,21 +110,21 @@ mod tests {
     fn every_token_verifies_with_news_as_old_as_the_lead_from_first_to_last_second() {
         let mut keys = Vec::new();
         let mut published: Vec<Vec<i64>> = Vec::new();
-        let mut signed: Vec<(i64, i64)> = Vec::new();
+        let mut uses: Vec<(i64, i64)> = Vec::new();
         for now in 0..10_000_i64 {
             settle(&mut keys, now);
             assert!(keys.len() <= 3, "{keys:?}");
             published.push(keys.iter().map(|key| key.published).collect());
             let signer = keys[signer(&keys, now).unwrap()];
-            signed.push((now, signer.published));
+            uses.push((now, signer.published));
             // A verifier with news of `lead` ago knows the key that signs now.
             let old_news = &published[usize::try_from((now - 100).max(0)).unwrap()];
             assert!(old_news.contains(&signer.published), "at {now}: {signer:?}");
             // A token of 200 seconds ago, the longest, still verifies.
-            let (_, key) = signed[usize::try_from((now - 200).max(0)).unwrap()];
+            let (_, key) = uses[usize::try_from((now - 200).max(0)).unwrap()];
             assert!(published[published.len() - 1].contains(&key), "at {now}");
         }
-        let (first, last) = (signed[0].1, signed[9_999].1);
+        let (first, last) = (uses[0].1, uses[9_999].1);
         assert!(first < last, "keys turn over");
     }
 

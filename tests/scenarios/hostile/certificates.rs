@@ -11,6 +11,7 @@ use rustls::AlertDescription;
 use time::{Duration, OffsetDateTime};
 
 /// What the victim must say and log.
+#[derive(Clone, Copy)]
 struct Verdict {
     alert: AlertDescription,
     reason: &'static str,

@@ -87,12 +87,11 @@ pub(super) fn passed(arguments: &Arguments) -> Result<bool> {
         everything(&subject, arguments, &mut checks);
         return Ok(judged(&checks));
     }
-    let archive = match &arguments.archive {
-        Some(archive) => archive.clone(),
-        None => {
-            build::with_tests()?;
-            image::of_tests()?
-        }
+    let archive = if let Some(archive) = &arguments.archive {
+        archive.clone()
+    } else {
+        build::with_tests()?;
+        image::of_tests()?
     };
     // One that stands already is somebody's, and stays.
     let keep = arguments.keep || Cluster::exists();

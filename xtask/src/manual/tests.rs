@@ -50,9 +50,9 @@ fn marked_commands_are_found_in_order() {
     assert_eq!(steps[0].place, "m.md:4");
     assert_eq!(steps[0].script, "echo one\necho 'two  words'\n");
     assert_eq!(steps[0].prints, ["one", "two …"]);
-    assert_eq!((&steps[0].sequence, steps[0].limit), (&None, Duration::from_secs(60)));
+    assert_eq!((&steps[0].sequence, steps[0].limit), (&None, Duration::from_mins(1)));
     assert_eq!(steps[1].sequence.as_deref(), Some("helm"));
-    assert_eq!(steps[1].limit, Duration::from_secs(300));
+    assert_eq!(steps[1].limit, Duration::from_mins(5));
     assert_eq!((&steps[2].sequence, steps[2].last), (&None, true));
     assert!(!steps[0].last && !steps[1].last);
 }

@@ -28,14 +28,13 @@ pub(super) fn install(
     allow_dynamic: bool,
 ) -> Result<Copied, InstallError> {
     let beside;
-    let from = match from {
-        Some(from) => from,
-        None => {
-            beside = std::env::current_exe()
-                .map_err(|source| InstallError::Read { path: "/proc/self/exe".into(), source })?
-                .with_file_name(PLUGIN);
-            &beside
-        }
+    let from = if let Some(from) = from {
+        from
+    } else {
+        beside = std::env::current_exe()
+            .map_err(|source| InstallError::Read { path: "/proc/self/exe".into(), source })?
+            .with_file_name(PLUGIN);
+        &beside
     };
     let unread = |source| InstallError::Read { path: from.to_owned(), source };
     let mut source = File::open(from).map_err(unread)?;

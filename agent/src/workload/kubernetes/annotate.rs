@@ -120,7 +120,7 @@ impl Annotator {
         }
         let marks = self.marks.borrow_and_update().clone();
         for mark in marks {
-            let is_steered = steered.get(&mark.key).is_some_and(|pod| pod.uid == mark.uid);
+            let is_steered = steered.workload(&mark.key).is_some_and(|pod| pod.uid == mark.uid);
             let wanted = mark.wanted && is_steered;
             let waits = self.recent.get(&mark.key).is_some_and(|(last, _)| *last == wanted);
             if wanted == mark.redirected || waits || self.running.len() >= AT_ONCE {

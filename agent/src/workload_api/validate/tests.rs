@@ -108,10 +108,10 @@ fn other_algorithms_and_signatures_are_refused() {
     let symmetric = jsonwebtoken::encode(&symmetric, &claims(), &secret).unwrap();
     assert_eq!(signer.check(&symmetric).unwrap_err(), Invalid::Algorithm);
     let token = signer.sign(&header(), &claims());
-    let (signed, _) = token.rsplit_once('.').unwrap();
-    assert!(signer.check(&format!("{signed}.")).is_err());
+    let (head_and_claims, _) = token.rsplit_once('.').unwrap();
+    assert!(signer.check(&format!("{head_and_claims}.")).is_err());
     let none = "eyJhbGciOiJub25lIiwia2lkIjoiazEifQ";
-    let (_, payload) = signed.split_once('.').unwrap();
+    let (_, payload) = head_and_claims.split_once('.').unwrap();
     assert_eq!(signer.check(&format!("{none}.{payload}.")).unwrap_err(), Invalid::Malformed);
 }
 

@@ -68,8 +68,7 @@ impl Lab {
                 .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop)
                 .await
         });
-        let _directory = directory;
-        Self { _directory, tokens, authority, jwks, registry, cancel, address, server }
+        Self { _directory: directory, tokens, authority, jwks, registry, cancel, address, server }
     }
 
     fn client(&self) -> AuthorityClient<Channel> {

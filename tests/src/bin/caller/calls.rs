@@ -42,7 +42,10 @@ pub(crate) fn request<T>(target: &Target, message: T) -> Result<Request<T>> {
 pub(crate) async fn x509(client: &mut Client, target: &Target) -> Result<()> {
     let mut stream = match client.fetch_x509svid(request(target, wire::X509svidRequest {})?).await {
         Ok(stream) => stream.into_inner(),
-        Err(status) => return refused(&status),
+        Err(status) => {
+            refused(&status);
+            return Ok(());
+        }
     };
     loop {
         match stream.message().await {
@@ -52,8 +55,14 @@ pub(crate) async fn x509(client: &mut Client, target: &Target) -> Result<()> {
                     message.svids.iter().map(|svid| svid.x509_svid_key.len()).collect();
                 tell(&json!({"ids": ids, "keys": sizes}));
             }
-            Ok(None) => return refused(&Status::ok("")),
-            Err(status) => return refused(&status),
+            Ok(None) => {
+                refused(&Status::ok(""));
+                return Ok(());
+            }
+            Err(status) => {
+                refused(&status);
+                return Ok(());
+            }
         }
     }
 }
@@ -67,7 +76,10 @@ pub(crate) async fn jwt(target: &Target, audience: Vec<String>, id: String) -> R
             }
             Ok(())
         }
-        Err(status) => refused(&status),
+        Err(status) => {
+            refused(&status);
+            Ok(())
+        }
     }
 }
 
@@ -80,7 +92,10 @@ pub(crate) async fn validate(target: &Target, audience: String, token: String) -
             tell(&json!({"id": answer.spiffe_id, "claims": claims}));
             Ok(())
         }
-        Err(status) => refused(&status),
+        Err(status) => {
+            refused(&status);
+            Ok(())
+        }
     }
 }
 
@@ -94,10 +109,10 @@ pub(crate) async fn wit(target: &Target) -> Result<()> {
         Ok(_) => refused(&Status::ok("")),
         Err(status) => refused(&status),
     }
+    Ok(())
 }
 
 /// Tells how a call ended.
-fn refused(status: &Status) -> Result<()> {
+fn refused(status: &Status) {
     tell(&json!({"code": format!("{:?}", status.code()), "message": status.message()}));
-    Ok(())
 }

@@ -15,7 +15,6 @@ use tonic::transport::Endpoint;
 use crate::{Target, calls, tell};
 
 /// Connects and gives the connection to a child as its standard input.
-#[expect(clippy::zombie_processes, reason = "the child is meant to outlive this process")]
 pub(crate) fn give(target: &Target) -> Result<()> {
     let socket = UnixStream::connect(&target.socket).context("cannot connect")?;
     let own = std::env::current_exe().context("no path of this program")?;

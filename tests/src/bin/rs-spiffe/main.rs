@@ -97,6 +97,6 @@ fn default(context: &X509Context) -> Result<&X509Svid> {
 
 /// What tells one certificate from another; its end stands for it, to the byte.
 fn serial(svid: &X509Svid) -> String {
-    let tail = svid.leaf().as_bytes().iter().rev().take(16);
-    tail.map(|byte| format!("{byte:02x}")).collect()
+    let bytes = svid.leaf().as_bytes();
+    format!("{:02x?}", &bytes[bytes.len().saturating_sub(16)..])
 }

@@ -71,7 +71,7 @@ fn probes(subject: &Subject) -> Result<String> {
     applications::ready(subject.kubectl(), SHOP, "pod/probed")?;
     let started = Instant::now();
     // Ten rounds of both probes must pass, so that is what is waited for.
-    until("ten seconds of probes", Duration::from_secs(60), || {
+    until("ten seconds of probes", Duration::from_mins(1), || {
         (started.elapsed() > Duration::from_secs(10)).then_some(())
     })?;
     let pod = subject.kubectl().get(&["-n", SHOP, "pod", "probed"])?;
