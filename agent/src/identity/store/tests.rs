@@ -379,7 +379,8 @@ async fn away_authority_is_tried_by_few_and_asked_by_all_once_it_is_back() {
     }
     let untried = failures().into_iter().filter(|failures| *failures == 0).count();
     assert!(untried >= 30, "only {untried} were held back");
-    assert!(tries <= 20, "{tries} connections");
+    // Those that failed, and the watch of the bundle, which tries on its own.
+    assert!(tries < 30, "{tries} connections");
     let metrics =
         || prometheus::TextEncoder::new().encode_to_string(&lab.registry.gather()).unwrap();
     assert!(metrics().contains("culvert_identity_authority_reachable 0"), "{}", metrics());
