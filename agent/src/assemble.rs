@@ -37,7 +37,7 @@ use crate::{
     capture::{self, Capture},
     config::{Config, Tunnel, WhenAgentDown},
     identity::{self, IdentityStore},
-    observe::{Health, Metrics, Pulses, Readiness, Routes, Server},
+    observe::{Health, LogControl, Metrics, Pulses, Readiness, Routes, Server},
     supervise::Tasks,
     sys,
     tunnel::{Limits, TunnelMetrics},
@@ -52,13 +52,13 @@ use crate::{
 ///
 /// # Errors
 /// What could not be started, or which part failed.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     sys::dump::forbid().context("cannot forbid core dumps, which would hold keys")?;
     // Before all else: a container's first process ignores signals that it does not handle.
     let mut stop = Stop::new()?;
     let open_files =
         sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
-    tracing::info!(node = config.node, open_files, "agent starting");
+    tracing::info!(node = config.node, open_files, log = log.get(), "agent starting");
     let metrics = Metrics::new()?;
     let mut tasks = Tasks::new(CancellationToken::new());
     let (readiness, ready) = watch::channel(Readiness::Starting("reading workloads".into()));

@@ -65,8 +65,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Agent { config, print_config: false } => {
             let config = Config::load(&config)?;
             let Observe { log, log_format, access_log, .. } = &config.observe;
-            cli::start_log(log, *log_format, *access_log)?;
-            cli::control_runtime()?.block_on(assemble::run(config))
+            let log = cli::start_log(log, *log_format, *access_log)?;
+            cli::control_runtime()?.block_on(assemble::run(config, log))
         }
         Command::Release { config } => assemble::release(&Config::load(&config)?),
         Command::Certs(command) => Ok(cli::certificates(command)?),

@@ -10,10 +10,12 @@
 //! [`Party`].
 
 mod access;
+mod fix;
 mod flow;
 mod health;
 mod labels;
 mod limit;
+mod log;
 mod metrics;
 mod reason;
 mod server;
@@ -24,6 +26,7 @@ pub use flow::OpenFlow;
 pub use health::{Health, Pulse, Pulses, Readiness};
 pub use labels::{FlowLabels, Party, Reporter, Security};
 pub use limit::RateLimit;
+pub use log::{BadFilter, LogControl, LogForm};
 pub use metrics::{EncodeError, Metrics, RegisterError};
 pub use reason::{Reason, ResponseFlags};
 pub use server::{Routes, ServeError, Server};

@@ -1,10 +1,9 @@
 //! What every long-running command begins with.
 
-use std::io::IsTerminal as _;
-
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
-
-use crate::config::LogFormat;
+use crate::{
+    config::LogFormat,
+    observe::{BadFilter, LogControl, LogForm},
+};
 
 /// A runtime for control work only; flows have threads of their own.
 ///
@@ -22,19 +21,14 @@ pub fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 ///
 /// # Errors
 /// The filter is none.
-pub fn start_log(filter: &str, format: LogFormat, access_log: bool) -> anyhow::Result<()> {
-    let mut filter =
-        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse(filter)?;
-    if !access_log {
-        filter = filter.add_directive("access=off".parse()?);
-    }
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+pub fn start_log(
+    filter: &str,
+    format: LogFormat,
+    access_log: bool,
+) -> Result<LogControl, BadFilter> {
+    let form = match format {
+        LogFormat::Text => LogForm::Text,
+        LogFormat::Json => LogForm::Json,
+    };
+    LogControl::start(filter, form, access_log)
 }

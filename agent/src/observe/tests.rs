@@ -129,8 +129,15 @@ fn every_metric_is_in_the_documentation() {
     }
 }
 
+/// What a log wrote.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Written {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -160,8 +167,7 @@ fn logged(log: impl FnOnce(&Metrics)) -> String {
         .without_time()
         .finish();
     tracing::subscriber::with_default(subscriber, || log(&Metrics::new().unwrap()));
-    let bytes = written.0.lock().unwrap().clone();
-    let text = String::from_utf8(bytes).unwrap();
+    let text = written.text();
     (1..10).fold(text, |text, n| text.replace(&format!("duration={n}ms"), "duration=0ms"))
 }
 
