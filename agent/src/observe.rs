@@ -13,6 +13,7 @@ mod access;
 mod fix;
 mod flow;
 mod health;
+pub mod http;
 mod labels;
 mod limit;
 mod log;
