@@ -10,6 +10,7 @@
 //! [`Party`].
 
 mod access;
+mod edges;
 mod fix;
 mod flow;
 mod health;
@@ -18,16 +19,21 @@ mod labels;
 mod limit;
 mod log;
 mod metrics;
+mod open;
 mod reason;
+mod series;
 mod server;
 #[cfg(test)]
 mod tests;
 
+pub use edges::EdgeView;
 pub use flow::OpenFlow;
 pub use health::{Health, Pulse, Pulses, Readiness};
-pub use labels::{FlowLabels, Party, Reporter, Security};
+pub use labels::{FlowLabels, Party, Path, Reporter, Security, ServiceName};
 pub use limit::RateLimit;
 pub use log::{BadFilter, LogControl, LogForm};
 pub use metrics::{EncodeError, Metrics, RegisterError};
+pub use open::{End, FlowView, FlowsView};
 pub use reason::{Reason, ResponseFlags};
+pub use series::Quantiles;
 pub use server::{Routes, ServeError, Server};

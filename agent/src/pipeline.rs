@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     capture::{Captured, Lost, Pod, Via, close_in_order, reset},
     identity::IdentityStore,
-    observe::{FlowLabels, Metrics, OpenFlow, Party, Reason, Reporter, Security},
+    observe::{FlowLabels, Metrics, OpenFlow, Party, Path, Reason, Reporter, Security},
     policy::{self, ILLEGAL_PORTS, Inbound, InboundFlow, Outbound, OutboundFlow, Refusal},
     tunnel::{
         Incoming, Pool, Route, Server, StreamError,
@@ -104,15 +104,9 @@ pub async fn outbound(captured: Captured, stages: &Stages) {
         Outbound::Refuse(_) => captured.original_dst,
     };
     let labels = FlowLabels {
-        reporter: Reporter::Source,
         source: party(&source),
         destination: snapshot.by_address(to.ip()).map(|w| party(w)).unwrap_or_default(),
-        source_principal: None,
-        destination_principal: None,
-        security: Security::Unknown,
-        source_address: captured.source,
-        destination_address: to,
-        hbone_address: None,
+        ..FlowLabels::unknown(Reporter::Source, captured.source, to)
     };
     match decision {
         Outbound::Tunnel { destination, to } => {
@@ -156,6 +150,7 @@ async fn through_tunnel(
     let to = SocketAddr::new(target.ip(), HBONE_PORT);
     labels.destination_address = to;
     labels.hbone_address = Some(target);
+    labels.path = Path::Tunnel;
     let application = Guarded::new(captured.stream);
     let svid = match stages.identity.svid(&source.identity).await {
         Ok(svid) => svid,
@@ -211,15 +206,9 @@ pub async fn plaintext(captured: Captured, stages: &Stages) {
     let (source, to) = (captured.source, captured.original_dst);
     let from_node = captured.from_node;
     let labels = FlowLabels {
-        reporter: Reporter::Destination,
         source: snapshot.by_address(source.ip()).map(|w| party(w)).unwrap_or_default(),
         destination: party(&destination),
-        source_principal: None,
-        destination_principal: None,
-        security: Security::Unknown,
-        source_address: source,
-        destination_address: to,
-        hbone_address: None,
+        ..FlowLabels::unknown(Reporter::Destination, source, to)
     };
     let decide = |snapshot: &Snapshot, decide: Decide| {
         let destination = &current(snapshot, &captured.pod);
@@ -375,15 +364,14 @@ impl Tunnelled {
         // The address alone proves nothing: name a workload only if it is the peer's.
         let source = snapshot.by_address(self.source.ip()).filter(|w| w.identity == *peer);
         FlowLabels {
-            reporter: Reporter::Destination,
             source: source.map(|workload| party(workload)).unwrap_or_default(),
             destination: party(&destination),
             source_principal: Some(peer.clone()),
             destination_principal: Some(destination.identity.clone()),
             security: Security::MutualTls,
-            source_address: self.source,
-            destination_address: self.connection,
+            path: Path::Tunnel,
             hbone_address: Some(to),
+            ..FlowLabels::unknown(Reporter::Destination, self.source, self.connection)
         }
     }
 }

@@ -3,70 +3,98 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
-
-use prometheus::IntCounter;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::access;
+use super::edges::end;
 use super::labels::{FlowLabels, Reporter};
 use super::metrics::Inner;
-use super::reason::{Reason, ResponseFlags};
+use super::open::FlowView;
+use super::reason::Reason;
+use super::series::Series;
 
 /// A flow that is counted as opened. `Open -> Closed`, by [`OpenFlow::close`] or by dropping it.
 ///
-/// The counters are looked up once; counting bytes is two relaxed additions.
+/// Its series is looked up once; counting bytes is two relaxed additions.
 pub struct OpenFlow {
     metrics: Arc<Inner>,
+    state: Arc<FlowState>,
+    closed: bool,
+}
+
+/// What is known of an open flow, shared with who asks what is open.
+pub(super) struct FlowState {
+    pub(super) id: u64,
     labels: FlowLabels,
+    opened: SystemTime,
     started: Instant,
     sent: AtomicU64,
     received: AtomicU64,
-    sent_counter: IntCounter,
-    received_counter: IntCounter,
-    closed: bool,
+    requests: AtomicU64,
+    /// Microseconds after the opening, and 1; 0 as long as nothing was asked.
+    first_request: AtomicU64,
+    series: Arc<Series>,
 }
 
 impl OpenFlow {
     pub(super) fn new(metrics: Arc<Inner>, labels: FlowLabels) -> Self {
-        let values = labels.values(ResponseFlags::None);
-        metrics.opened.with_label_values(&values).inc();
+        let opened = SystemTime::now();
+        let series = metrics.series.begin(&labels, millis(opened));
         metrics.open.with_label_values(&[labels.reporter.direction()]).inc();
-        let response = metrics.sent.with_label_values(&values);
-        let request = metrics.received.with_label_values(&values);
-        // Istio calls the response "sent" whoever reports it (istio/istio issue 32399), so at the
-        // source the sense of both is the other way round.
-        let (sent_counter, received_counter) = match labels.reporter {
-            Reporter::Source => (request, response),
-            Reporter::Destination => (response, request),
-        };
         access::opened(&labels);
-        Self {
-            metrics,
+        let state = Arc::new(FlowState {
+            id: metrics.flows.number(),
             labels,
+            opened,
             started: Instant::now(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            sent_counter,
-            received_counter,
-            closed: false,
-        }
+            requests: AtomicU64::new(0),
+            first_request: AtomicU64::new(0),
+            series,
+        });
+        metrics.flows.add(Arc::clone(&state));
+        Self { metrics, state, closed: false }
     }
 
     /// Counts bytes that the local workload sent.
-    pub fn sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
-        self.sent_counter.inc_by(bytes);
+    pub fn sent(&self, bytes: &[u8]) {
+        let state = &*self.state;
+        // A `usize` is at most 64 bits wide on every platform that Linux runs on.
+        let length = bytes.len() as u64;
+        let first = state.sent.fetch_add(length, Ordering::Relaxed) == 0;
+        match state.labels.reporter {
+            Reporter::Source => state.request(length, first),
+            Reporter::Destination => state.response(length, first),
+        }
     }
 
     /// Counts bytes that the local workload received.
-    pub fn received(&self, bytes: u64) {
-        self.received.fetch_add(bytes, Ordering::Relaxed);
-        self.received_counter.inc_by(bytes);
+    pub fn received(&self, bytes: &[u8]) {
+        let state = &*self.state;
+        // As above.
+        let length = bytes.len() as u64;
+        let first = state.received.fetch_add(length, Ordering::Relaxed) == 0;
+        match state.labels.reporter {
+            Reporter::Source => state.response(length, first),
+            Reporter::Destination => state.request(length, first),
+        }
+    }
+
+    /// Says how long the handshake took that this flow had to wait for.
+    pub fn handshake(&self, took: Duration) {
+        self.state.series.handshake.observe(took);
+    }
+
+    /// Counts an HTTP request seen in passing.
+    pub fn request(&self) {
+        self.state.requests.fetch_add(1, Ordering::Relaxed);
+        self.state.series.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What was said of the flow when it opened.
     pub fn labels(&self) -> &FlowLabels {
-        &self.labels
+        &self.state.labels
     }
 
     /// Counts the flow as closed and writes its line of the access log.
@@ -86,11 +114,12 @@ impl OpenFlow {
         if !self.count(reason) {
             return;
         }
+        let state = &*self.state;
         let bytes = access::Bytes {
-            sent: self.sent.load(Ordering::Relaxed),
-            received: self.received.load(Ordering::Relaxed),
+            sent: state.sent.load(Ordering::Relaxed),
+            received: state.received.load(Ordering::Relaxed),
         };
-        access::complete(&self.labels, bytes, self.started.elapsed(), reason, error);
+        access::complete(&state.labels, bytes, state.started.elapsed(), reason, error);
     }
 
     /// Counts the end, once; whether this was the time.
@@ -98,12 +127,11 @@ impl OpenFlow {
         if std::mem::replace(&mut self.closed, true) {
             return false;
         }
-        let direction = self.labels.reporter.direction();
-        let values = self.labels.values(reason.response_flags());
-        self.metrics.closed.with_label_values(&values).inc();
+        self.metrics.flows.remove(self.state.id);
+        self.state.series.end(reason);
+        let direction = self.state.labels.reporter.direction();
         self.metrics.open.with_label_values(&[direction]).dec();
         if reason.is_failure() {
-            self.metrics.failed.with_label_values(&values).inc();
             self.metrics.failures.with_label_values(&[direction, reason.label()]).inc();
         }
         true
@@ -114,4 +142,54 @@ impl Drop for OpenFlow {
     fn drop(&mut self) {
         self.finish(Reason::Abandoned, None);
     }
+}
+
+impl FlowState {
+    fn request(&self, length: u64, first: bool) {
+        if first {
+            self.first_request.store(self.elapsed() + 1, Ordering::Relaxed);
+        }
+        self.series.request.fetch_add(length, Ordering::Relaxed);
+    }
+
+    fn response(&self, length: u64, first: bool) {
+        if first {
+            // Who speaks unasked answers the opening.
+            let asked = self.first_request.load(Ordering::Relaxed).saturating_sub(1);
+            let took = Duration::from_micros(self.elapsed().saturating_sub(asked));
+            self.series.first_byte.observe(took);
+        }
+        self.series.response.fetch_add(length, Ordering::Relaxed);
+    }
+
+    /// Microseconds since the opening.
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX - 1)
+    }
+
+    pub(super) fn view(&self) -> FlowView {
+        let labels = &self.labels;
+        FlowView {
+            id: self.id,
+            reporter: labels.reporter,
+            source: end(&labels.source, labels.source_principal.as_ref()),
+            source_address: labels.source_address,
+            destination: end(&labels.destination, labels.destination_principal.as_ref()),
+            destination_address: labels.destination_address,
+            hbone_address: labels.hbone_address,
+            service: labels.service.clone(),
+            security: labels.security,
+            path: labels.path,
+            opened: self.opened,
+            sent: self.sent.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+            requests: self.requests.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Milliseconds since 1970; a clock before it is a clock at it.
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,42 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use culvert_spiffe::SpiffeId;
 
-use super::reason::ResponseFlags;
-
 /// What Istio's dashboards expect where nothing is known.
 pub(super) const UNKNOWN: &str = "unknown";
-
-/// The labels of the TCP metrics, in ztunnel's order.
-///
-/// Source: istio/ztunnel `src/proxy/metrics.rs`, `CommonTrafficLabels`.
-pub(super) const LABELS: [&str; 23] = [
-    "reporter",
-    "source_workload",
-    "source_canonical_service",
-    "source_canonical_revision",
-    "source_workload_namespace",
-    "source_principal",
-    "source_app",
-    "source_version",
-    "source_cluster",
-    "destination_service",
-    "destination_service_namespace",
-    "destination_service_name",
-    "destination_workload",
-    "destination_canonical_service",
-    "destination_canonical_revision",
-    "destination_workload_namespace",
-    "destination_principal",
-    "destination_app",
-    "destination_version",
-    "destination_cluster",
-    "request_protocol",
-    "response_flags",
-    "connection_security_policy",
-];
 
 /// Which end of the flow this agent stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,56 +55,102 @@ impl Security {
     }
 }
 
-/// One end of a flow, as far as it is known. The default knows nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Party(Option<Known>);
+/// Which way the bytes of a flow take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// Through an HBONE tunnel.
+    Tunnel,
+    /// From socket to socket, unprotected.
+    Direct,
+    /// Between two sockets of one node, past the agent, inside the kernel.
+    Kernel,
+}
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Path {
+    /// As it stands in logs and answers.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Direct => "direct",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+/// The Service that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its full name in DNS: `name.namespace.svc.cluster.local`.
+    pub host: String,
+}
+
+/// One end of a flow, as far as it is known. The default knows nothing. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Party(Option<Arc<Known>>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Known {
     workload: String,
     namespace: String,
     service: String,
     revision: String,
+    app: String,
+    version: String,
 }
 
 impl Party {
     /// A workload with its labels, from which come the canonical service (its name if no label
-    /// says it) and revision (`latest`).
+    /// says it) and revision (`latest`), the application and its version (the canonical ones if
+    /// no label `app` or `version` says them).
     ///
     /// Source: istio/api `label/labels.yaml`, `service.istio.io/canonical-name`.
     pub fn workload(namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> Self {
-        let first = |keys: [&str; 3], otherwise: &str| {
+        let first = |keys: &[&str], otherwise: &str| {
             let found = keys.iter().find_map(|key| labels.get(*key));
             found.map_or(otherwise, String::as_str).to_owned()
         };
-        Self(Some(Known {
+        let service =
+            first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], name);
+        let revision = first(
+            &["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"],
+            "latest",
+        );
+        Self(Some(Arc::new(Known {
             workload: name.to_owned(),
             namespace: namespace.to_owned(),
-            service: first(
-                ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"],
-                name,
-            ),
-            revision: first(
-                ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"],
-                "latest",
-            ),
-        }))
+            app: first(&["app"], &service),
+            version: first(&["version"], &revision),
+            service,
+            revision,
+        })))
     }
 
-    pub(super) fn name(&self) -> Option<&str> {
+    /// The workload's name.
+    pub fn name(&self) -> Option<&str> {
         self.0.as_ref().map(|known| known.workload.as_str())
     }
 
-    pub(super) fn namespace(&self) -> Option<&str> {
+    /// The workload's namespace.
+    pub fn namespace(&self) -> Option<&str> {
         self.0.as_ref().map(|known| known.namespace.as_str())
     }
 
-    fn service(&self) -> Option<&str> {
-        self.0.as_ref().map(|known| known.service.as_str())
-    }
-
-    fn revision(&self) -> Option<&str> {
-        self.0.as_ref().map(|known| known.revision.as_str())
+    /// What its six labels of the metrics say: workload, canonical service and revision,
+    /// namespace, application and version.
+    pub(super) fn values(&self) -> [&str; 6] {
+        let Some(known) = &self.0 else { return [UNKNOWN; 6] };
+        [
+            &known.workload,
+            &known.service,
+            &known.revision,
+            &known.namespace,
+            &known.app,
+            &known.version,
+        ]
     }
 }
 
@@ -151,8 +167,12 @@ pub struct FlowLabels {
     pub source_principal: Option<SpiffeId>,
     /// The destination as its certificate proved it, or, at the destination, its own.
     pub destination_principal: Option<SpiffeId>,
+    /// The Service that was asked for, or that the destination stands behind.
+    pub service: Option<ServiceName>,
     /// How the flow is protected.
     pub security: Security,
+    /// Which way its bytes take.
+    pub path: Path,
     /// The source's address as the application will see it.
     pub source_address: SocketAddr,
     /// The other end of the connection on the wire: port 15008 when tunnelled.
@@ -162,46 +182,30 @@ pub struct FlowLabels {
 }
 
 impl FlowLabels {
-    /// The label values, in the order of [`LABELS`], for a flow that ends with these flags.
-    pub(super) fn values(&self, flags: ResponseFlags) -> [&str; LABELS.len()] {
-        let (source, destination) = (&self.source, &self.destination);
-        [
-            self.reporter.label(),
-            known(source.name()),
-            known(source.service()),
-            known(source.revision()),
-            known(source.namespace()),
-            principal(self.source_principal.as_ref()),
-            known(source.service()),
-            known(source.revision()),
-            UNKNOWN,
-            UNKNOWN,
-            UNKNOWN,
-            UNKNOWN,
-            known(destination.name()),
-            known(destination.service()),
-            known(destination.revision()),
-            known(destination.namespace()),
-            principal(self.destination_principal.as_ref()),
-            known(destination.service()),
-            known(destination.revision()),
-            UNKNOWN,
-            "tcp",
-            flags.label(),
-            self.security.label(),
-        ]
+    /// A flow of which nothing is known but its two addresses, and that nothing protects.
+    pub fn unknown(reporter: Reporter, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            reporter,
+            source: Party::default(),
+            destination: Party::default(),
+            source_principal: None,
+            destination_principal: None,
+            service: None,
+            security: Security::Unknown,
+            path: Path::Direct,
+            source_address: source,
+            destination_address: destination,
+            hbone_address: None,
+        }
+    }
+
+    /// Where the application's bytes end, inside the tunnel if there is one.
+    pub fn final_address(&self) -> SocketAddr {
+        self.hbone_address.unwrap_or(self.destination_address)
     }
 
     /// Whom the log may name: only what mutual TLS proved.
     pub(super) fn proven<'a>(&self, principal: Option<&'a SpiffeId>) -> Option<&'a str> {
         principal.filter(|_| self.security == Security::MutualTls).map(SpiffeId::as_str)
     }
-}
-
-fn known(value: Option<&str>) -> &str {
-    value.unwrap_or(UNKNOWN)
-}
-
-fn principal(id: Option<&SpiffeId>) -> &str {
-    id.map_or(UNKNOWN, SpiffeId::as_str)
 }

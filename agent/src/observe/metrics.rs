@@ -11,10 +11,13 @@ use prometheus::{
 };
 
 use super::access;
+use super::edges::EdgeView;
 use super::flow::OpenFlow;
-use super::labels::{FlowLabels, LABELS, Reporter};
+use super::labels::{FlowLabels, Reporter};
 use super::limit::RateLimit;
+use super::open::{FlowsView, Open};
 use super::reason::Reason;
+use super::series::{self, Table};
 
 /// Lines of the access log a second for peers that never became a flow: who floods the tunnel
 /// port must not be able to flood the disk.
@@ -26,11 +29,8 @@ pub struct Metrics(Arc<Inner>);
 
 pub(super) struct Inner {
     registry: Registered,
-    pub(super) opened: IntCounterVec,
-    pub(super) closed: IntCounterVec,
-    pub(super) sent: IntCounterVec,
-    pub(super) received: IntCounterVec,
-    pub(super) failed: IntCounterVec,
+    pub(super) series: Table,
+    pub(super) flows: Open,
     pub(super) failures: IntCounterVec,
     pub(super) open: IntGaugeVec,
     early: RateLimit,
@@ -63,31 +63,8 @@ impl Metrics {
             registry.gauges("culvert_build_info", "The agent's build; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let inner = Inner {
-            opened: registry.counters(
-                "istio_tcp_connections_opened_total",
-                "Flows opened.",
-                &LABELS,
-            )?,
-            closed: registry.counters(
-                "istio_tcp_connections_closed_total",
-                "Flows closed.",
-                &LABELS,
-            )?,
-            sent: registry.counters(
-                "istio_tcp_sent_bytes_total",
-                "Bytes from the destination to the source, at either reporter.",
-                &LABELS,
-            )?,
-            received: registry.counters(
-                "istio_tcp_received_bytes_total",
-                "Bytes from the source to the destination, at either reporter.",
-                &LABELS,
-            )?,
-            failed: registry.counters(
-                "istio_tcp_connections_failed_total",
-                "Flows that ended otherwise than cleanly.",
-                &LABELS,
-            )?,
+            series: Table::new(),
+            flows: Open::new(),
             failures: registry.counters(
                 "culvert_flow_failures_total",
                 "Flows that ended otherwise than cleanly or never began, by reason.",
@@ -102,6 +79,9 @@ impl Metrics {
             )?,
             registry,
         };
+        for family in &series::FAMILIES {
+            inner.registry.name(family.name);
+        }
         for reporter in [Reporter::Source, Reporter::Destination] {
             // Present from the start, so that an alert on them can tell zero from absent.
             inner.open.with_label_values(&[reporter.direction()]);
@@ -199,13 +179,26 @@ impl Metrics {
     ///
     /// [`EncodeError`] when a collector is broken.
     pub fn encode(&self) -> Result<String, EncodeError> {
-        TextEncoder::new().encode_to_string(&self.registry().gather()).map_err(EncodeError)
+        let mut text =
+            TextEncoder::new().encode_to_string(&self.registry().gather()).map_err(EncodeError)?;
+        series::encode(&self.0.series.all(), &mut text);
+        Ok(text)
     }
 
     /// Counts a flow as opened and begins to count its bytes.
     #[must_use = "a flow that is dropped counts as abandoned; close it with its reason"]
     pub fn open(&self, labels: FlowLabels) -> OpenFlow {
         OpenFlow::new(Arc::clone(&self.0), labels)
+    }
+
+    /// The flows that are open now, at most the latest `limit` of them.
+    pub fn flows(&self, limit: usize) -> FlowsView {
+        self.0.flows.view(limit)
+    }
+
+    /// Who talked to whom, one view for each series of flows, in no order.
+    pub fn edges(&self) -> Vec<EdgeView> {
+        self.0.series.all().iter().map(|series| EdgeView::of(series)).collect()
     }
 
     /// Counts and logs a flow that was refused or failed as soon as it came.
@@ -277,6 +270,11 @@ impl Registered {
             .map_err(|source| RegisterError { name: name.to_owned(), source })?;
         self.register(family.clone())?;
         Ok(family)
+    }
+
+    /// Adds the name of a family that is not in the registry itself.
+    fn name(&self, name: &str) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
     }
 
     fn register<C: Collector + 'static>(&self, collector: C) -> Result<(), RegisterError> {

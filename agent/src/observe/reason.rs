@@ -97,6 +97,16 @@ pub enum ResponseFlags {
 }
 
 impl ResponseFlags {
+    /// Every value, in the order of their declaration.
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::Deny,
+        Self::Connect,
+        Self::TlsFailure,
+        Self::H2HandshakeFailure,
+        Self::IdentityError,
+    ];
+
     /// The label's text.
     pub const fn label(self) -> &'static str {
         match self {

@@ -30,7 +30,9 @@ fn labels(reporter: Reporter) -> FlowLabels {
         destination: Party::workload("default", "b1", &BTreeMap::new()),
         source_principal: "spiffe://cluster.local/ns/default/sa/frontend".parse().ok(),
         destination_principal: "spiffe://cluster.local/ns/default/sa/backend".parse().ok(),
+        service: None,
         security: Security::MutualTls,
+        path: Path::Tunnel,
         source_address: "10.1.1.2:40000".parse().unwrap(),
         destination_address: "10.1.2.2:15008".parse().unwrap(),
         hbone_address: "10.1.2.2:80".parse().ok(),
@@ -53,25 +55,26 @@ fn a_flow_counts_with_istios_labels() {
     let metrics = Metrics::new().unwrap();
     let flow = metrics.open(labels(Reporter::Destination));
     assert_eq!(value(&metrics, "culvert_flow_open", &["inbound"]).as_deref(), Some("1"));
-    flow.received(10);
-    flow.sent(300);
+    flow.received(&[0; 10]);
+    flow.sent(&[0; 300]);
     flow.close(Reason::Ok, None);
     let text = metrics.encode().unwrap();
     let line = text.lines().find(|l| l.starts_with("istio_tcp_connections_opened_total")).unwrap();
     assert_eq!(
         line,
-        "istio_tcp_connections_opened_total{connection_security_policy=\"mutual_tls\",\
-         destination_app=\"b1\",destination_canonical_revision=\"latest\",\
-         destination_canonical_service=\"b1\",destination_cluster=\"unknown\",\
-         destination_principal=\"spiffe://cluster.local/ns/default/sa/backend\",\
-         destination_service=\"unknown\",destination_service_name=\"unknown\",\
-         destination_service_namespace=\"unknown\",destination_version=\"latest\",\
-         destination_workload=\"b1\",destination_workload_namespace=\"default\",\
-         reporter=\"destination\",request_protocol=\"tcp\",response_flags=\"-\",\
-         source_app=\"frontend\",source_canonical_revision=\"latest\",\
-         source_canonical_service=\"frontend\",source_cluster=\"unknown\",\
+        "istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"a1\",\
+         source_canonical_service=\"frontend\",source_canonical_revision=\"latest\",\
+         source_workload_namespace=\"default\",\
          source_principal=\"spiffe://cluster.local/ns/default/sa/frontend\",\
-         source_version=\"latest\",source_workload=\"a1\",source_workload_namespace=\"default\"} 1"
+         source_app=\"frontend\",source_version=\"latest\",source_cluster=\"unknown\",\
+         destination_service=\"unknown\",destination_service_namespace=\"unknown\",\
+         destination_service_name=\"unknown\",destination_workload=\"b1\",\
+         destination_canonical_service=\"b1\",destination_canonical_revision=\"latest\",\
+         destination_workload_namespace=\"default\",\
+         destination_principal=\"spiffe://cluster.local/ns/default/sa/backend\",\
+         destination_app=\"b1\",destination_version=\"latest\",\
+         destination_cluster=\"unknown\",request_protocol=\"tcp\",response_flags=\"-\",\
+         connection_security_policy=\"mutual_tls\"} 1"
     );
     assert_eq!(value(&metrics, "istio_tcp_sent_bytes_total", &[]).as_deref(), Some("300"));
     assert_eq!(value(&metrics, "istio_tcp_received_bytes_total", &[]).as_deref(), Some("10"));
@@ -84,8 +87,8 @@ fn a_flow_counts_with_istios_labels() {
 fn at_the_source_the_request_counts_as_received() {
     let metrics = Metrics::new().unwrap();
     let flow = metrics.open(labels(Reporter::Source));
-    flow.sent(10);
-    flow.received(300);
+    flow.sent(&[0; 10]);
+    flow.received(&[0; 300]);
     assert_eq!(value(&metrics, "istio_tcp_received_bytes_total", &[]).as_deref(), Some("10"));
     assert_eq!(value(&metrics, "istio_tcp_sent_bytes_total", &[]).as_deref(), Some("300"));
     flow.close(Reason::Ok, None);
@@ -109,6 +112,50 @@ fn a_dropped_flow_counts_as_abandoned() {
     let reason = &["direction=\"outbound\"", "reason=\"abandoned\""];
     assert_eq!(value(&metrics, "culvert_flow_failures_total", reason).as_deref(), Some("1"));
     assert_eq!(value(&metrics, "culvert_flow_open", &["outbound"]).as_deref(), Some("0"));
+}
+
+#[test]
+fn open_flows_and_edges_are_told_as_they_are() {
+    let metrics = Metrics::new().unwrap();
+    let first = metrics.open(labels(Reporter::Source));
+    let second = metrics.open(labels(Reporter::Source));
+    second.sent(&[0; 10]);
+    second.received(&[0; 300]);
+    second.handshake(std::time::Duration::from_millis(2));
+    second.request();
+    let flows = metrics.flows(1);
+    assert_eq!((flows.total, flows.flows.len()), (2, 1));
+    let latest = &flows.flows[0];
+    assert_eq!((latest.sent, latest.received, latest.requests), (10, 300, 1));
+    assert_eq!(latest.source.workload.as_deref(), Some("a1"));
+    assert_eq!(latest.hbone_address, "10.1.2.2:80".parse().ok());
+    second.close(Reason::PeerReset, None);
+    first.close(Reason::Ok, None);
+    assert_eq!(metrics.flows(10).total, 0);
+    let edges = metrics.edges();
+    let [edge] = edges.as_slice() else { panic!("{edges:?}") };
+    assert_eq!((edge.opened, edge.open, edge.closed), (2, 0, 2));
+    assert_eq!(edge.failed, [(Reason::PeerReset, 1)]);
+    assert_eq!((edge.sent, edge.received, edge.requests, edge.port), (10, 300, 1, Some(80)));
+    assert!(edge.handshake.is_some() && edge.first_byte.is_some());
+    assert!(edge.last_opened.elapsed().unwrap() < std::time::Duration::from_secs(60));
+}
+
+#[test]
+fn an_edge_remembers_the_latest_strangers() {
+    let metrics = Metrics::new().unwrap();
+    for last in (1..=20_u8).chain([15]) {
+        let source = SocketAddr::from(([10, 9, 9, last], 4000));
+        let destination = "10.1.2.2:80".parse().unwrap();
+        let mut labels = FlowLabels::unknown(Reporter::Destination, source, destination);
+        labels.destination = Party::workload("default", "b1", &BTreeMap::new());
+        metrics.open(labels).close(Reason::Ok, None);
+    }
+    let edges = metrics.edges();
+    let [edge] = edges.as_slice() else { panic!("{edges:?}") };
+    let expected =
+        [13, 14, 16, 17, 18, 19, 20, 15].map(|last: u8| std::net::IpAddr::from([10, 9, 9, last]));
+    assert_eq!(edge.strangers, expected);
 }
 
 #[test]
@@ -175,8 +222,8 @@ fn logged(log: impl FnOnce(&Metrics)) -> String {
 fn a_clean_end_writes_ztunnels_line() {
     let text = logged(|metrics| {
         let flow = metrics.open(labels(Reporter::Source));
-        flow.sent(80);
-        flow.received(175);
+        flow.sent(&[0; 80]);
+        flow.received(&[0; 175]);
         flow.close(Reason::Ok, None);
     });
     assert_eq!(

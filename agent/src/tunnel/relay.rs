@@ -36,11 +36,10 @@ enum Direction {
 }
 
 impl Direction {
-    fn count(self, flow: &OpenFlow, bytes: usize) {
-        // A `usize` is at most 64 bits wide on every platform that Linux runs on.
+    fn count(self, flow: &OpenFlow, bytes: &[u8]) {
         match self {
-            Self::Sent => flow.sent(bytes as u64),
-            Self::Received => flow.received(bytes as u64),
+            Self::Sent => flow.sent(bytes),
+            Self::Received => flow.received(bytes),
         }
     }
 }
@@ -77,7 +76,7 @@ async fn pump(
         let Some(chunk) = read(from).await.map_err(|_| read_failed.clone())? else {
             return finish(to).map_err(|_| write_failed);
         };
-        direction.count(flow, chunk.len());
+        direction.count(flow, &chunk);
         // A reader that stands still must not hide that its writer is gone.
         match select(pin!(write(to, chunk)), pin!(failure(from))).await {
             Either::Left((written, _)) => written.map_err(|_| write_failed.clone())?,
@@ -145,7 +144,7 @@ async fn to_stream(
         let Some(mut chunk) = chunk else {
             return send.send_data(Bytes::new(), true).map_err(|_| StreamError::PeerReset);
         };
-        Direction::Sent.count(flow, chunk.len());
+        Direction::Sent.count(flow, &chunk);
         while chunk.has_remaining() {
             send.reserve_capacity(chunk.len());
             let room = match select(pin!(capacity(send)), pin!(failure(application))).await {
@@ -165,7 +164,7 @@ async fn from_stream(
     while let Some(chunk) = receive.data().await {
         let chunk = chunk.map_err(|_| StreamError::PeerReset)?;
         let length = chunk.len();
-        Direction::Received.count(flow, length);
+        Direction::Received.count(flow, &chunk);
         write(application, chunk).await.map_err(|_| StreamError::ApplicationReset)?;
         // Only now may the other end send more: a reader that stands still stops its writer.
         receive.flow_control().release_capacity(length).map_err(|_| StreamError::PeerReset)?;
@@ -264,7 +263,7 @@ mod tests {
     use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::timeout};
 
     use super::*;
-    use crate::observe::{FlowLabels, Metrics, Party, Reporter, Security};
+    use crate::observe::{FlowLabels, Metrics, Reporter};
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -275,17 +274,8 @@ mod tests {
 
     fn flow() -> OpenFlow {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-        Metrics::new().unwrap().open(FlowLabels {
-            reporter: Reporter::Source,
-            source: Party::default(),
-            destination: Party::default(),
-            source_principal: None,
-            destination_principal: None,
-            security: Security::Unknown,
-            source_address: nowhere,
-            destination_address: nowhere,
-            hbone_address: None,
-        })
+        let labels = FlowLabels::unknown(Reporter::Source, nowhere, nowhere);
+        Metrics::new().unwrap().open(labels)
     }
 
     #[tokio::test]
