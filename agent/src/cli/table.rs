@@ -1,150 +1,146 @@
-//! The table of `culvert certs`.
+//! [`Table`]: rows under heads, columns as wide as they must be, colours where a terminal is.
 
-use std::fmt::Write as _;
-
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
-use crate::admin::model::{Identities, Identity};
-
-const HEADS: [&str; 7] = ["IDENTITY", "SERIAL", "ISSUER", "FROM", "UNTIL", "RENEWAL", "USERS"];
-/// Users that are named in a row; the JSON has more.
-const USERS: usize = 3;
-
-/// One row an identity, columns as wide as they must be; times with how far they are from `now`.
-pub(super) fn render(all: &Identities, now: OffsetDateTime) -> String {
-    if all.identities.is_empty() {
-        return format!("no workload is enrolled on node {}\n", all.node);
-    }
-    let rows: Vec<_> = all.identities.iter().map(|identity| row(identity, now)).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0).max(HEADS[column].len())
-    };
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let mut text = String::new();
-    for cells in std::iter::once(HEADS.map(str::to_owned)).chain(rows) {
-        let mut line = String::new();
-        for (cell, width) in cells.iter().zip(widths) {
-            // Writing to a String does not fail.
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    for identity in &all.identities {
-        if let Some(error) = &identity.last_error {
-            let _ = writeln!(text, "\n{}: {error}", identity.id); // nor this
-        }
-    }
-    text
+/// What a cell says at a glance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tone {
+    /// Nothing special.
+    #[default]
+    Plain,
+    /// As it should be: green.
+    Good,
+    /// Worth a look: yellow.
+    Doubtful,
+    /// Wrong or refused: red.
+    Bad,
 }
 
-fn row(identity: &Identity, now: OffsetDateTime) -> [String; 7] {
-    let dash = || "-".to_owned();
-    let renewal = match (&identity.next_renewal, identity.failures) {
-        (None, _) => "now".to_owned(),
-        (Some(at), 0) => relative(at, now),
-        (Some(at), failures) => format!("{} (failed {failures}x)", relative(at, now)),
-    };
-    let users = match identity.users.as_slice() {
-        [] => "none".to_owned(),
-        users if identity.user_count <= USERS => users.join(", "),
-        users => {
-            let named = users.len().min(USERS);
-            format!("{} and {} more", users[..named].join(", "), identity.user_count - named)
+impl Tone {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Good => "\x1b[32m",
+            Self::Doubtful => "\x1b[33m",
+            Self::Bad => "\x1b[31m",
         }
-    };
-    let [serial, issuer, from, until] = match &identity.certificate {
-        Some(certificate) => [
-            certificate.serial.clone(),
-            certificate.issuer.clone(),
-            certificate.not_before.clone(),
-            format!("{} ({})", certificate.not_after, relative(&certificate.not_after, now)),
-        ],
-        None => [dash(), dash(), dash(), dash()],
-    };
-    [identity.id.clone(), serial, issuer, from, until, renewal, users]
+    }
 }
 
-/// How far a moment is: `in 15 h`, `3 min ago`; the text itself where it is no moment.
-fn relative(at: &str, now: OffsetDateTime) -> String {
-    let Ok(moment) = OffsetDateTime::parse(at, &Rfc3339) else { return at.to_owned() };
-    let ahead = (moment - now).whole_seconds();
-    let length = match ahead.unsigned_abs() {
-        seconds @ 0..=119 => format!("{seconds} s"),
-        seconds @ 120..=7199 => format!("{} min", seconds / 60),
-        seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
-        seconds => format!("{} d", seconds / 86400),
-    };
-    if ahead < 0 { format!("{length} ago") } else { format!("in {length}") }
+/// One cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+impl Cell {
+    /// A cell with a tone. Control characters are shown as `?`: names come from a cluster, and a
+    /// terminal obeys what it is sent.
+    pub fn new(text: impl Into<String>, tone: Tone) -> Self {
+        Self { text: plain(text.into()), tone }
+    }
+
+    /// A text, or a dash where there is none.
+    pub fn or_dash(text: Option<impl Into<String>>) -> Self {
+        text.map_or_else(|| "-".into(), |text| Self::new(text, Tone::Plain))
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::new(text, Tone::Plain)
+    }
+}
+
+/// Without what a terminal would take as a command.
+pub fn plain(text: String) -> String {
+    if text.chars().any(char::is_control) {
+        text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+    } else {
+        text
+    }
+}
+
+/// Rows under heads.
+#[derive(Clone, Debug)]
+pub struct Table<const COLUMNS: usize> {
+    heads: [&'static str; COLUMNS],
+    rows: Vec<[Cell; COLUMNS]>,
+}
+
+impl<const COLUMNS: usize> Table<COLUMNS> {
+    /// A table without rows.
+    pub fn new(heads: [&'static str; COLUMNS]) -> Self {
+        Self { heads, rows: Vec::new() }
+    }
+
+    /// Adds a row below.
+    pub fn push(&mut self, row: [Cell; COLUMNS]) {
+        self.rows.push(row);
+    }
+
+    /// Whether there is no row yet.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The table as text; a line a row, two blanks between columns, none at the end of a line.
+    pub fn render(&self, colours: bool) -> String {
+        let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
+            let cells = self.rows.iter().map(|row| row[column].text.chars().count());
+            cells.max().unwrap_or(0).max(self.heads[column].len())
+        });
+        let mut text = String::new();
+        let heads = self.heads.map(Cell::from);
+        for row in std::iter::once(&heads).chain(&self.rows) {
+            let last = row.iter().rposition(|cell| !cell.text.is_empty()).unwrap_or(0);
+            for (column, cell) in row.iter().enumerate().take(last + 1) {
+                let coloured = colours && cell.tone != Tone::Plain;
+                if coloured {
+                    text.push_str(cell.tone.code());
+                }
+                text.push_str(&cell.text);
+                if coloured {
+                    text.push_str("\x1b[0m");
+                }
+                if column < last {
+                    let blanks = widths[column] - cell.text.chars().count() + 2;
+                    text.extend(std::iter::repeat_n(' ', blanks));
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::model::Certificate;
-
-    const NOW: OffsetDateTime = time::macros::datetime!(2026-11-24 10:00 UTC);
-
-    fn identities(identities: Vec<Identity>) -> Identities {
-        Identities {
-            node: "node1".to_owned(),
-            trust_domain: "td".to_owned(),
-            now: "2026-11-24T10:00:00Z".to_owned(),
-            identities,
-        }
-    }
-
-    fn held(account: &str, users: usize) -> Identity {
-        Identity {
-            id: format!("spiffe://td/ns/a/sa/{account}"),
-            state: "held".to_owned(),
-            certificate: Some(Certificate {
-                serial: "0AFF".to_owned(),
-                issuer: "O=td, CN=td issuing 1".to_owned(),
-                not_before: "2026-11-24T09:55:00Z".to_owned(),
-                not_after: "2026-11-25T09:00:00Z".to_owned(),
-            }),
-            next_renewal: Some("2026-11-24T11:30:00Z".to_owned()),
-            failures: 0,
-            last_error: None,
-            users: (0..users).map(|number| format!("a/{account}-{number}")).collect(),
-            user_count: users,
-            lingers_until: None,
-        }
-    }
 
     #[test]
-    fn table_has_one_row_an_identity() {
-        let mut waiting = held("w", 0);
-        waiting.certificate = None;
-        waiting.failures = 2;
-        waiting.next_renewal = Some("2026-11-24T10:00:05Z".to_owned());
-        waiting.last_error = Some("cannot reach the authority".to_owned());
-        let text = render(&identities(vec![held("web", 5), waiting]), NOW);
+    fn columns_are_as_wide_as_they_must_be() {
+        let mut table = Table::new(["NAME", "STATE", "WHY"]);
+        assert!(table.is_empty());
+        table.push(["a".into(), Cell::new("held", Tone::Good), Cell::default()]);
+        table.push(["größer".into(), Cell::new("x", Tone::Bad), Cell::or_dash(None::<String>)]);
         assert_eq!(
-            text,
-            "\
-IDENTITY                 SERIAL  ISSUER                 FROM                  UNTIL                           RENEWAL             USERS
-spiffe://td/ns/a/sa/web  0AFF    O=td, CN=td issuing 1  2026-11-24T09:55:00Z  2026-11-25T09:00:00Z (in 23 h)  in 90 min           a/web-0, a/web-1, a/web-2 and 2 more
-spiffe://td/ns/a/sa/w    -       -                      -                     -                               in 5 s (failed 2x)  none
-
-spiffe://td/ns/a/sa/w: cannot reach the authority
-"
+            table.render(false),
+            "NAME    STATE  WHY\na       held\ngrößer  x      -\n",
+            "by letters, not bytes"
+        );
+        assert_eq!(
+            table.render(true),
+            "NAME    STATE  WHY\n\
+             a       \x1b[32mheld\x1b[0m\n\
+             größer  \x1b[31mx\x1b[0m      -\n",
+            "colours take no room"
         );
     }
 
     #[test]
-    fn node_without_identities_says_so() {
-        assert_eq!(render(&identities(vec![]), NOW), "no workload is enrolled on node node1\n");
-    }
-
-    #[test]
-    fn what_is_over_is_said_to_be() {
-        assert_eq!(relative("2026-11-24T09:57:00Z", NOW), "3 min ago");
-        assert_eq!(relative("2026-11-24T10:00:00Z", NOW), "in 0 s");
-        assert_eq!(relative("2026-12-24T10:00:00Z", NOW), "in 30 d");
-        assert_eq!(relative("sometime", NOW), "sometime");
+    fn name_from_a_cluster_commands_no_terminal() {
+        let mut table = Table::new(["NAME"]);
+        table.push(["a\x1b]0;evil\x07\nb".into()]);
+        assert_eq!(table.render(true), "NAME\na?]0;evil??b\n");
     }
 }

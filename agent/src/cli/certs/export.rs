@@ -5,8 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::error::CliError;
 use crate::admin::model::Export;
+use crate::cli::error::CliError;
 
 const CHAIN: &str = "cert-chain.pem";
 pub(super) const KEY: &str = "key.pem";

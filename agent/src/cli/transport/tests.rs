@@ -1,0 +1,1 @@
+//! Reaching agents: over a socket, an address, and through an API server.
