@@ -85,12 +85,12 @@ mod tests {
 
     #[test]
     fn each_form_for_programs_holds_the_whole_value() {
-        let value = json!({"node": "n", "identities": [{"id": "x", "failures": 0}]});
+        let value = json!({"node": "node1", "identities": [{"id": "x", "failures": 0}]});
         let text = Output::Json.document(&value).unwrap().unwrap();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
         let text = Output::Yaml.document(&value).unwrap().unwrap();
         assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&text).unwrap(), value);
-        assert!(text.ends_with('\n') && text.contains("node: n"), "{text}");
+        assert!(text.ends_with('\n') && text.contains("node: node1"), "{text}");
         assert_eq!(Output::Table.document(&value).unwrap(), None);
     }
 }
