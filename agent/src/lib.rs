@@ -25,6 +25,8 @@ pub mod observe;
 
 pub mod admin;
 
+pub mod map;
+
 pub mod cli;
 
 pub mod cni;

@@ -1,22 +1,32 @@
 // The way of each link, and where its badge sits. Pure.
 
-import { NODE } from "./layout.js";
+import { KINDS } from "./kinds.js";
+import { BOX, NODE } from "./layout.js";
 
 const BADGE = { height: 26, gap: 4 };
 /** Where along its curve a badge may sit, best first. */
 const SPOTS = [0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8];
 
 /** For each link its `path` and badge (`x`, `y`), for which `width` is kept free. */
-export function curves(links, places, width) {
-  const ends = spread(links, places);
-  const taken = new Taken(places);
+export function curves(links, { nodes, boxes, ways }, width) {
+  const ends = spread(links, nodes);
+  const taken = new Taken(nodes, boxes);
   const drawn = new Map();
   for (const id of [...links.keys()].sort()) {
     const link = links.get(id);
-    const curve = bend(ends.get(`${id}>`), ends.get(`${id}<`), link.source === link.target);
-    drawn.set(id, { path: path(curve), ...taken.spot(curve, width) });
+    const bends = bendsOf(ends.get(`${id}>`), ends.get(`${id}<`), along(link, links, ways));
+    drawn.set(id, { path: path(bends), ...taken.spot(bends, width) });
   }
   return drawn;
+}
+
+/** The lanes of a link; of several kinds between the same two, each a little aside. */
+function along({ source, target, kind }, links, ways) {
+  const way = ways.get(`${source}|${target}`);
+  if (!way) return [];
+  const beside = KINDS.filter((one) => links.has(`${source}|${target}|${one.id}`)).map((one) => one.id);
+  const aside = (beside.indexOf(kind) - (beside.length - 1) / 2) * 10;
+  return way.map((part) => ({ ...part, y: part.y + aside }));
 }
 
 /** Sides on which a link leaves and arrives: 1 right, -1 left. */
@@ -52,24 +62,43 @@ function push(map, key, value) {
   map.get(key).push(value);
 }
 
-function bend(from, to, self) {
-  const pull = from.side === to.side || self
+/** Curves from one end to the other, level where they begin, end, and go along a lane. */
+function bendsOf(from, to, way) {
+  const bends = [];
+  let at = from;
+  for (const part of way) {
+    bends.push(bend(at, { x: part.from, y: part.y, side: -1 }));
+    bends.push(bend({ x: part.from, y: part.y, side: 1 }, { x: part.to, y: part.y, side: -1 }));
+    at = { x: part.to, y: part.y, side: 1 };
+  }
+  bends.push(bend(at, to));
+  return bends;
+}
+
+function bend(from, to) {
+  const pull = from.side === to.side
     ? 56 + Math.abs(to.y - from.y) / 6
-    : Math.max(44, Math.abs(to.x - from.x) * 0.45);
+    : Math.max(36, Math.abs(to.x - from.x) * 0.45);
+  // A call of oneself leaves and arrives at the same side: a loop.
+  const loop = from.side === to.side && Math.abs(to.y - from.y) < 40 && from.x === to.x ? 34 : 0;
   return [
-    [from.x, from.y], [from.x + from.side * pull, from.y - (self ? 40 : 0)],
-    [to.x + to.side * pull, to.y + (self ? 40 : 0)], [to.x, to.y],
+    [from.x, from.y], [from.x + from.side * pull, from.y - loop],
+    [to.x + to.side * pull, to.y + loop], [to.x, to.y],
   ];
 }
 
-function path([a, b, c, d]) {
+function path(bends) {
   const at = ([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`;
-  return `M${at(a)}C${at(b)} ${at(c)} ${at(d)}`;
+  return `M${at(bends[0][0])}${bends.map(([, b, c, d]) => `C${at(b)} ${at(c)} ${at(d)}`).join("")}`;
 }
 
-function point([a, b, c, d], t) {
-  const u = 1 - t;
-  const mix = (i) => u * u * u * a[i] + 3 * u * u * t * b[i] + 3 * u * t * t * c[i] + t * t * t * d[i];
+/** The point at a part `t` of the whole way. */
+function point(bends, t) {
+  const index = Math.min(bends.length - 1, Math.floor(t * bends.length));
+  const [a, b, c, d] = bends[index];
+  const own = t * bends.length - index;
+  const u = 1 - own;
+  const mix = (i) => u * u * u * a[i] + 3 * u * u * own * b[i] + 3 * u * own * own * c[i] + own * own * own * d[i];
   return { x: mix(0), y: mix(1) };
 }
 
@@ -77,14 +106,16 @@ function point([a, b, c, d], t) {
 class Taken {
   #cells = new Map();
 
-  constructor(places) {
-    for (const at of places.values()) this.#add(at, NODE.width + 8, NODE.height);
+  constructor(nodes, boxes) {
+    for (const at of nodes.values()) this.#add(at, NODE.width + 8, NODE.height);
+    // Where a namespace's name stands.
+    for (const { x, y } of boxes.values()) this.#add({ x: x + 60, y: y + 18 }, 120, BOX.head - 12);
   }
 
-  spot(curve, width) {
+  spot(bends, width) {
     let first = null;
     for (const t of SPOTS) {
-      const at = point(curve, t);
+      const at = point(bends, t);
       first ??= at;
       if (this.#free(at, width)) {
         this.#add(at, width + BADGE.gap, BADGE.height);

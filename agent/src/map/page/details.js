@@ -1,9 +1,9 @@
 // The panel at the side: one link or one node, with certificates and policies a click away.
 
 import { h, s } from "./dom.js";
-import { ask } from "./feed.js";
 import { bytes, count, millis, moment, plural, rate, span, words } from "./format.js";
 import { isRefusal, kind, shape } from "./kinds.js";
+import { Reveal, certificate, facts, policy } from "./reveal.js";
 
 /** Fills `panel`; `close` is called by its button, `pick(of, id)` by links inside it. */
 export class Details {
@@ -35,7 +35,7 @@ export class Details {
       h("button", { class: "icon close", title: "Close (Esc)", "data-focus": "close", onclick: this.#close },
         s("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: "m4 4 8 8m0-8-8 8" })),
         h("span", { class: "hidden" }, "Close")),
-      ...body,
+      ...body.filter(Boolean),
     );
     this.#panel.scrollTop = scroll;
     // Drawn anew every two seconds: whoever stands on a button in it must keep standing there.
@@ -132,33 +132,8 @@ export class Details {
 
   /** A button that opens what is fetched when it is first asked for. */
   #more(key, label, load) {
-    const state = this.#open.get(key);
-    const box = h("div", { class: "more", hidden: !state?.shown });
-    const button = h("button", { class: "disclose", "data-focus": key, "aria-expanded": String(Boolean(state?.shown)) }, label);
-    if (state?.content) box.append(state.content);
-    button.addEventListener("click", async () => {
-      const current = this.#open.get(key) ?? { shown: false, content: null };
-      current.shown = !current.shown;
-      this.#open.set(key, current);
-      button.setAttribute("aria-expanded", String(current.shown));
-      box.hidden = !current.shown;
-      if (!current.shown || current.content) return;
-      current.content = h("p", { class: "none" }, "Asking the agent…");
-      box.replaceChildren(current.content);
-      try {
-        current.content = await load();
-      } catch (error) {
-        current.content = null;
-        this.#panel.querySelectorAll(".disclose").forEach((one) => {
-          if (one.dataset.focus === key) one.nextElementSibling?.replaceChildren(h("p", { class: "none" }, error.message));
-        });
-        return;
-      }
-      this.#panel.querySelectorAll(".disclose").forEach((one) => {
-        if (one.dataset.focus === key) one.nextElementSibling?.replaceChildren(current.content);
-      });
-    });
-    return h("div", { class: "disclosure" }, button, box);
+    if (!this.#open.has(key)) this.#open.set(key, new Reveal(load));
+    return this.#open.get(key).element(key, label);
   }
 }
 
@@ -171,55 +146,12 @@ function gone() {
   return [h("h2", {}, "No longer there"), h("p", { class: "lead" }, "The agent has not told of it lately.")];
 }
 
-/** What there is to see of an identity's certificate. */
-async function certificate(id) {
-  const all = await ask("certs");
-  const one = all.identities?.find((identity) => identity.id === id);
-  if (!one) return h("p", { class: "none" }, `Its certificate is on another node than ${all.node}.`);
-  const held = one.certificate;
-  if (!held) return h("p", { class: "none" }, `No certificate: ${one.lastError ?? words(one.state)}.`);
-  return h("div", { class: "certificate" },
-    validity(held, Date.parse(all.now)),
-    facts([
-      ["state", words(one.state)],
-      ["serial", h("code", {}, held.serial)],
-      ["issuer", held.issuer],
-      ["valid from", moment(Date.parse(held.notBefore))],
-      ["valid until", moment(Date.parse(held.notAfter))],
-      one.nextRenewal ? ["next renewal", moment(Date.parse(one.nextRenewal))] : null,
-      ["used by", plural(one.userCount, "workload")],
-    ]),
-    h("a", { href: `certs/${id}`, download: "cert-chain.pem" }, "Certificate chain, PEM"));
-}
-
-function validity(held, now) {
-  const [from, until] = [Date.parse(held.notBefore), Date.parse(held.notAfter)];
-  const gone = Math.min(1, Math.max(0, (now - from) / (until - from)));
-  return h("div", { class: "validity" },
-    h("progress", { max: 1, value: gone.toFixed(3), "aria-label": "Part of its life that is over" }),
-    h("span", {}, now > until ? `expired ${span(until, now)}` : `ends ${span(until, now)}`));
-}
-
-async function policy(name) {
-  const all = await ask("policies");
-  const found = (all.policies ?? []).filter((one) => `${one.namespace}/${one.name}` === name || `${one.kind} ${one.namespace}/${one.name}` === name);
-  if (!found.length) return h("p", { class: "none" }, "The agent no longer has it.");
-  return h("div", {}, found.map((one) => h("div", { class: "policy" },
-    h("p", { class: "policy-kind" }, one.kind, one.scope ? h("small", {}, ` ${one.scope}`) : null),
-    one.summary || one.text ? h("p", {}, one.summary ?? one.text) : null,
-    one.findings?.length ? h("ul", {}, one.findings.map((finding) => h("li", {}, typeof finding === "string" ? finding : finding.text ?? JSON.stringify(finding)))) : null)));
-}
-
 function sign(id) {
   return s("svg", { class: "sign-small", viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { class: "sign", d: shape(id) }));
 }
 
 function part(title, ...children) {
   return h("section", {}, h("h3", {}, title), ...children);
-}
-
-function facts(rows) {
-  return h("dl", {}, rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value ?? "–"))));
 }
 
 function sentence(link) {

@@ -68,7 +68,7 @@ export class Graph {
     if (form === this.#shape) return;
     this.#shape = form;
     this.#places = layout(scene);
-    this.#drawn = curves(scene.links, this.#places.nodes, ROOM);
+    this.#drawn = curves(scene.links, this.#places, ROOM);
   }
 
   #boxes(scene, boxes) {
