@@ -133,7 +133,9 @@ mod tests {
         text.split(['"', '\''])
             .filter(|word| word.starts_with("map/") || word.starts_with("./"))
             .filter(|word| !word.contains(char::is_whitespace) && *word != "map.json")
-            .map(|word| format!("/map/{}", word.trim_start_matches("map/").trim_start_matches("./")))
+            .map(|word| {
+                format!("/map/{}", word.trim_start_matches("map/").trim_start_matches("./"))
+            })
             .collect()
     }
 

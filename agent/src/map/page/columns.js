@@ -6,6 +6,8 @@
 /** Most that stand in one column. */
 export const TALL = 9;
 const SWEEPS = 6;
+/** Beyond so many lanes there is no room between them: links then go straight across. */
+const LANES = 40;
 
 /** Columns of ids and of lanes, and for each arc (`source|target`) the lanes that it passes. */
 export function columns(ids, arcs) {
@@ -16,9 +18,10 @@ export function columns(ids, arcs) {
   for (const id of ids) (raw[depth.get(id)] ??= []).push(id);
   const near = new Map(ids.map((id) => [id, []]));
   const lanes = new Map();
+  const long = inside.reduce((sum, [source, target]) => sum + Math.max(0, depth.get(target) - depth.get(source) - 1), 0);
   for (const [source, target] of inside) {
     const chain = [source];
-    for (let at = depth.get(source) + 1; at < depth.get(target); at += 1) {
+    for (let at = depth.get(source) + 1; long <= LANES && at < depth.get(target); at += 1) {
       const lane = `lane ${at} ${source}|${target}`;
       raw[at].push(lane);
       near.set(lane, []);
@@ -51,6 +54,12 @@ function depths(ids, arcs) {
     for (const to of next.get(id)) {
       if (rank.get(to) > rank.get(id)) depth.set(to, Math.max(depth.get(to), depth.get(id) + 1));
     }
+  }
+  // Where all call all, depth says little, and a picture of few columns is easier to read.
+  const deepest = Math.max(0, ...depth.values());
+  const most = Math.max(5, Math.ceil(Math.sqrt(ids.length * 1.5)));
+  if (deepest >= most) {
+    for (const [id, own] of depth) depth.set(id, Math.floor((own * most) / (deepest + 1)));
   }
   return depth;
 }

@@ -3,7 +3,7 @@
 import { KINDS } from "./kinds.js";
 import { BOX, NODE } from "./layout.js";
 
-const BADGE = { height: 26, gap: 4 };
+const BADGE = { height: 30, gap: 4 };
 /** Where along its curve a badge may sit, best first. */
 const SPOTS = [0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8];
 

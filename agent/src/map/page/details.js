@@ -1,7 +1,7 @@
 // The panel at the side: one link or one node, with certificates and policies a click away.
 
 import { h, s } from "./dom.js";
-import { bytes, count, millis, moment, plural, rate, span, words } from "./format.js";
+import { bytes, count, millis, plural, rate, span, words } from "./format.js";
 import { isRefusal, kind, shape } from "./kinds.js";
 import { Reveal, certificate, facts, policy } from "./reveal.js";
 
@@ -53,10 +53,8 @@ export class Details {
       curve(link),
       link.services.length ? part("Asked for", h("ul", { class: "tags" }, link.services.map((name) => h("li", {}, name)))) : null,
       refused ? null : part("Latency", times(link)),
-      part("Identities", facts([
-        ["source", this.#identity(link.identities[0], link.kind, "source")],
-        ["destination", this.#identity(link.identities[1], link.kind, "destination")],
-      ])),
+      part("Source identity", this.#identity(link.identities[0], "source")),
+      part("Destination identity", this.#identity(link.identities[1], "destination")),
       part("Since the agent started", facts([
         ["connections", count(refused ? link.refusals : link.opened)],
         refused ? null : ["open now", count(link.open)],
@@ -81,12 +79,11 @@ export class Details {
       h("p", { class: "lead" }, single ? `namespace ${first.namespace || "unknown"}` : plural(node.size, "workload")),
       !node.enrolled && first.known ? hint(first) : null,
       node.closed ? null : part("Workload", facts([
-        ["identity", this.#identity(first.identity, "mtls", "own")],
         single ? ["node", first.node] : null,
         single && first.addresses?.length ? ["addresses", first.addresses.join(", ")] : null,
         ["inbound mode", modeOf(first)],
       ])),
-      node.closed || !first.identity ? null : this.#certificate(first, now),
+      node.closed ? null : part("Identity", this.#identity(first.enrolled ? first.identity : null, "own"), ends(first.certificate, now)),
       node.closed ? null : this.#policies(first),
       part(`Calls ${out.length || "nobody"}`, this.#list(out, "target", scene)),
       part(`Called by ${into.length || "nobody"}`, this.#list(into, "source", scene)),
@@ -108,19 +105,9 @@ export class Details {
         h("small", {}, link.kind === "refused" ? plural(link.refusals, "refusal") : `${rate(link.rates.opened)}/s`)))));
   }
 
-  #identity(id, kindId, which) {
-    if (!id) return kindId === "plain" || kindId === "refused" ? "not proven" : "–";
+  #identity(id, which) {
+    if (!id) return h("p", { class: "none" }, which === "own" ? "None: it is not enrolled." : "Not proven.");
     return this.#more(`certificate ${which} ${id}`, id, () => certificate(id));
-  }
-
-  #certificate(node, now) {
-    const held = node.certificate;
-    if (!held) return null;
-    return part("Certificate", facts([
-      ["state", words(held.state ?? "held")],
-      held.serial ? ["serial", h("code", {}, held.serial)] : null,
-      held.notAfter ? ["valid until", `${moment(Date.parse(held.notAfter))}, ${span(Date.parse(held.notAfter), now)}`] : null,
-    ]));
   }
 
   #policies(node) {
@@ -150,8 +137,16 @@ function sign(id) {
   return s("svg", { class: "sign-small", viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { class: "sign", d: shape(id) }));
 }
 
+/** Until when a certificate is good, where this agent has it. */
+function ends(held, now) {
+  if (!held) return null;
+  const at = Date.parse(held.notAfter);
+  const until = at ? `, ${at < now ? "expired" : "ends"} ${span(at, now)}` : "";
+  return h("p", { class: "none" }, `Certificate ${words(held.state)}${until}.`);
+}
+
 function part(title, ...children) {
-  return h("section", {}, h("h3", {}, title), ...children);
+  return h("section", {}, h("h3", {}, title), children);
 }
 
 function sentence(link) {

@@ -47,6 +47,7 @@ export class Graph {
     this.#place(scene);
     const { boxes, size } = this.#places;
     set(this.#svg, "data-still", scene.links.size > ANIMATED ? "yes" : "no");
+    set(this.#svg, "data-picked", chosen || found ? "yes" : "no");
     this.#boxes(scene, boxes);
     const near = neighbours(scene, chosen);
     const dim = (id) => (near && !near.has(id)) || (found && !found.has(id));

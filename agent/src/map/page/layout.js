@@ -9,7 +9,7 @@ import { TALL, columns, isLane } from "./columns.js";
 export const NODE = { width: 184, height: 50 };
 export const BOX = { pad: 18, head: 40 };
 const GAP = { column: 116, row: 16, boxColumn: 96, boxRow: 30 };
-const LANE = { height: 22, link: 13 };
+const LANE = { height: 22, link: 16 };
 /** How much looser rows may stand where the picture is wider than a screen. */
 const LOOSE = [1, 1.8, 2.8, 3.8];
 const ASPECT = 2;
@@ -47,7 +47,9 @@ function attempt(scene, arcs, outer, loose) {
       ways.set(key, way.map(({ from, to, y }) => ({ from: box.x + from, to: box.x + to, y: box.y + y })));
     }
   }
-  for (const [source, target] of arcs) {
+  // From top to bottom, so that links that share a lane do not cross in front of it.
+  const height = ([source, target]) => nodes.get(source).y + nodes.get(target).y / 1e4;
+  for (const [source, target] of [...arcs].sort((a, b) => height(a) - height(b))) {
     const pair = `${scene.nodes.get(source).namespace}|${scene.nodes.get(target).namespace}`;
     const own = lanes.get(pair);
     if (own) ways.set(`${source}|${target}`, own.next().value);

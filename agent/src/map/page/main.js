@@ -45,6 +45,8 @@ function took(answer) {
 
 function failed(error, times) {
   state.error = error;
+  at("loading").hidden = true;
+  empty();
   health(times);
 }
 
@@ -142,18 +144,23 @@ function flip(id) {
   draw();
 }
 
+const NOTHING = {
+  away: ["No answer yet", "The agent is asked again every few seconds. On its node, culvert status says how it is."],
+  none: ["No workload yet", "This agent knows of no pod in the mesh. Enrol a namespace, and its pods appear here:", "kubectl label namespace default istio.io/dataplane-mode=ambient"],
+  quiet: ["No connection yet", "As soon as one workload calls another, a line joins them."],
+};
+
+/** What stands in place of a picture, or below one that has no line yet. */
 function empty() {
   const place = at("empty");
-  const nothing = state.answered && !model.nodes.size;
-  const quiet = state.answered && model.nodes.size > 0 && !model.links.size;
-  place.hidden = !nothing && !quiet;
-  place.classList.toggle("corner", Boolean(quiet));
-  if (place.hidden || place.dataset.kind === String(nothing)) return;
-  place.dataset.kind = String(nothing);
-  place.replaceChildren(...(nothing
-    ? [h("h2", {}, "No workload yet"), h("p", {}, "This agent knows of no pod in the mesh. Enrol a namespace and its pods appear here within a second:"),
-      h("code", {}, "kubectl label namespace default istio.io/dataplane-mode=ambient")]
-    : [h("h2", {}, "No connection yet"), h("p", {}, "As soon as one workload calls another, a line joins them.")]));
+  const what = !state.answered ? (state.error ? "away" : "")
+    : !model.nodes.size ? "none" : !model.links.size ? "quiet" : "";
+  place.hidden = !what;
+  place.classList.toggle("corner", what === "quiet");
+  if (!what || place.dataset.what === what) return;
+  place.dataset.what = what;
+  const [title, text, command] = NOTHING[what];
+  place.replaceChildren(h("h2", {}, title), h("p", {}, text), ...(command ? [h("code", {}, command)] : []));
 }
 
 function health(times) {
@@ -165,7 +172,6 @@ function health(times) {
   notice.hidden = !away;
   document.body.dataset.stale = away ? "yes" : "no";
   if (!away) return;
-  at("loading").hidden = state.answered > 0;
   const since = state.answered ? ` What you see is as of ${clock(state.answered)}.` : "";
   if (times < 2 || !notice.textContent) say(notice, `No answer from the agent (${state.error.message}). Asking again by itself.${since}`);
 }

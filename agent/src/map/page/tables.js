@@ -66,6 +66,11 @@ function compare(a, b) {
 
 const order = (link) => KINDS.findIndex((one) => one.id === link.kind);
 
+function security(link) {
+  if (link.kind !== "refused") return kind(link.kind).short;
+  return `Refused: ${[...link.reasons].map(([reason, times]) => `${words(reason)} (${count(times)})`).join(", ")}`;
+}
+
 /** The table of connections. */
 export function connectionsTable(place, pick) {
   const name = (id) => id.replace(/^\//, "");
@@ -74,15 +79,13 @@ export function connectionsTable(place, pick) {
   return new Table(place, "Connections", [
     plain("Source", (link) => name(link.source)),
     plain("Destination", (link) => name(link.target)),
-    { name: "Security", text: (link) => kind(link.kind).short, value: order, sign: true },
+    { name: "Security", text: security, value: order, sign: true },
     plain("Asked for", (link) => link.services.join(", ") || "–"),
     number("Open", (link) => count(link.open), (link) => link.open),
     number("New / s", (link) => rate(link.rates.opened), (link) => link.rates.opened),
-    number("Sent / s", (link) => bytes(link.rates.bytesSent), (link) => link.rates.bytesSent),
-    number("Received / s", (link) => bytes(link.rates.bytesReceived), (link) => link.rates.bytesReceived),
-    number("Handshake p50 / p99", (link) => pair(link.handshake), (link) => link.handshake?.p99 ?? -1),
-    number("First byte p50 / p99", (link) => pair(link.firstByte), (link) => link.firstByte?.p99 ?? -1),
-    plain("Refused because", (link) => [...link.reasons].map(([reason, times]) => `${words(reason)} (${times})`).join(", ") || "–"),
+    number("Sent, received / s", (link) => `${bytes(link.rates.bytesSent)}, ${bytes(link.rates.bytesReceived)}`, (link) => link.rates.bytesSent + link.rates.bytesReceived),
+    number("Handshake p50, p99", (link) => pair(link.handshake), (link) => link.handshake?.p99 ?? -1),
+    number("First byte p50, p99", (link) => pair(link.firstByte), (link) => link.firstByte?.p99 ?? -1),
   ], { column: 2, down: true }, pick);
 }
 
@@ -103,5 +106,5 @@ export function workloadsTable(place, pick, now) {
 }
 
 function pair(q) {
-  return q ? `${millis(q.p50)} / ${millis(q.p99)}` : "–";
+  return q ? `${millis(q.p50)}, ${millis(q.p99)}` : "–";
 }
