@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: two nodes, real pods, real programs, and what was really observed.
 
-mod applications;
+pub(crate) mod applications;
 mod certificates;
 mod identities;
 mod refusals;

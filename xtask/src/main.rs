@@ -17,6 +17,7 @@ mod k8s;
 mod lab;
 mod manifests;
 mod manual;
+mod observability;
 mod paths;
 mod pcap;
 mod proto;
@@ -63,6 +64,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run the unit tests, then the scenarios on the real kernel.
     Test(test::Arguments),
+    /// Ask a real Prometheus every query of the dashboards, rules and alerts.
+    Observability(observability::Arguments),
     /// Fuzz the parsers of outside bytes.
     Fuzz(fuzz::Arguments),
     /// Use the two-node lab by hand.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments).map(done),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Observability(arguments) => observability::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments).map(done),
         Command::Lab(action) => lab::run(&action),
         Command::Manifests(arguments) => manifests::run(&arguments).map(done),

@@ -4,6 +4,7 @@
 //!  daemonset/base/*.yaml ──template──▶ daemonset/chart/templates/*.yaml
 //!  daemonset/crds/*.yaml ──copy─────▶ daemonset/chart/crds/*.yaml
 //!  daemonset/base/agent-config.yaml ──other lines──▶ daemonset/overlays/*/agent-config.yaml
+//!  daemonset/observability/alerts/culvert.rules.yaml ──▶ prometheusrule.yaml beside it
 //! ```
 //!
 //! Kustomize cannot change a line of a text in a `ConfigMap`, so overlays have all of it, made here.
@@ -85,6 +86,8 @@ fn made(daemonset: &Path) -> Result<BTreeMap<PathBuf, String>> {
     for (path, text) in chart(daemonset)? {
         files.insert(Path::new("chart").join(path), text);
     }
+    let rules = read(&daemonset.join("observability/alerts/culvert.rules.yaml"))?;
+    files.insert(PathBuf::from("observability/alerts/prometheusrule.yaml"), rule_object(&rules));
     let config = read(&daemonset.join("base/agent-config.yaml"))?;
     for (overlay, lines) in OVERLAYS {
         files.insert(
@@ -93,6 +96,26 @@ fn made(daemonset: &Path) -> Result<BTreeMap<PathBuf, String>> {
         );
     }
     Ok(files)
+}
+
+/// The rules as an object of the Prometheus operator.
+fn rule_object(rules: &str) -> String {
+    let head = "\
+# Made from culvert.rules.yaml. Do not edit.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: culvert
+  namespace: culvert-system
+  labels:
+    app.kubernetes.io/part-of: culvert
+spec:
+";
+    let body = rules.lines().skip_while(|line| line.starts_with('#')).map(|line| match line {
+        "" => "\n".to_owned(),
+        line => format!("  {line}\n"),
+    });
+    head.to_owned() + &body.collect::<String>()
 }
 
 /// A text with some lines replaced, each of which must be there once.

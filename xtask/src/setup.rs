@@ -33,6 +33,8 @@ pub(crate) enum Purpose {
     Fuzz,
     /// Running the demo and the tests.
     Run,
+    /// Asking a real Prometheus what the dashboards ask.
+    Observability,
     /// Running a Kubernetes cluster beside them.
     Kubernetes,
 }
@@ -78,6 +80,8 @@ const NEEDS: &[Need] = &[
     need(Purpose::Run, Sign::Program("socat"), "socat"),
     need(Purpose::Run, Sign::Program("nghttp"), "nghttp2-client"),
     need(Purpose::Run, Sign::Program("nghttpd"), "nghttp2-server"),
+    need(Purpose::Observability, Sign::Program("prometheus"), "prometheus"),
+    need(Purpose::Observability, Sign::Program("promtool"), "prometheus"),
     need(Purpose::Kubernetes, Sign::Program("runc"), "runc"),
     need(Purpose::Kubernetes, Sign::File("/usr/lib/cni/bridge"), "containernetworking-plugins"),
     need(Purpose::Kubernetes, Sign::Program("iptables"), "iptables"),
@@ -91,7 +95,7 @@ const NEEDS: &[Need] = &[
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut purposes = vec![Purpose::Agent, Purpose::Kernel];
     if !arguments.build_only {
-        purposes.push(Purpose::Run);
+        purposes.extend([Purpose::Run, Purpose::Observability]);
     }
     ensure(&purposes)?;
     eprintln!("==> this machine has all that it needs");

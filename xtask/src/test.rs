@@ -1,9 +1,9 @@
 //! `cargo xtask test`: builds everything, runs the unit tests, asks other implementations what they
-//! make of our certificates, runs the scenarios on the real kernel, one after the other, and then the
-//! checks on a real cluster.
+//! make of our certificates, runs the scenarios on the real kernel, one after the other, asks a real
+//! Prometheus what the dashboards ask, and then runs the checks on a real cluster.
 
 use crate::setup::{self, Purpose};
-use crate::{build, k8s, run};
+use crate::{build, k8s, observability, run};
 use anyhow::{Context, Result};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
@@ -48,6 +48,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     // A name that is looked for is one of a test.
     let everything = !arguments.unit && !arguments.scenarios && arguments.filter.is_none();
+    if everything {
+        worst = worst.max(observed()?);
+    }
     if everything && !arguments.no_cluster {
         if setup::is_root() {
             run::say("running the checks on a real cluster");
@@ -57,6 +60,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::from(u8::try_from(worst).unwrap_or(1)))
+}
+
+/// Dashboards and rules by a real Prometheus; without root only the rules.
+fn observed() -> Result<i32> {
+    run::say("asking Prometheus what the dashboards and rules ask");
+    let rules = !setup::is_root();
+    if rules {
+        eprintln!("note: the queries need a lab, so root, and are skipped; the rules are tested");
+    }
+    let code = observability::run(&observability::Arguments { rules })?;
+    Ok(i32::from(code != ExitCode::SUCCESS))
 }
 
 fn unit(arguments: &Arguments, which: &[&str]) -> Result<ExitStatus> {
