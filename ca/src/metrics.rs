@@ -94,6 +94,10 @@ impl CaMetrics {
                 "1 while this replica moves the rotation of roots on and publishes them, else 0.",
             )?,
         };
+        // Present from the start: a first refusal is a rise only if there was a zero before.
+        for limit in ["connections", "address"] {
+            metrics.connections_refused.with_label_values(&[limit]);
+        }
         registry.register(Box::new(metrics.issued.clone()))?;
         registry.register(Box::new(metrics.jwt_svids.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;

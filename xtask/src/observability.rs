@@ -86,11 +86,11 @@ fn finish(checks: &Checks) -> ExitCode {
 /// Builds the lab with traffic and asks everything.
 fn asked(id: &str, checks: &mut Checks) -> Result<()> {
     run::say("building two nodes with traffic, and a Prometheus that scrapes them");
-    let mesh = mesh::start(id)?;
-    let prometheus = &mesh.prometheus;
+    let mut mesh = mesh::start(id)?;
     checks::part("every target answers Prometheus");
     checks.add("scrape", mesh.scraped());
     mesh.provoke()?;
+    let prometheus = &mesh.prometheus;
     checks::part("every query returns data");
     for dashboard in dashboards::all()? {
         let queries = dashboard.queries()?;

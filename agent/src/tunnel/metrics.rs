@@ -40,6 +40,11 @@ impl Drop for Counted {
     }
 }
 
+/// The limits that can be reached, by the settings' names. Present from the start: the first time
+/// that one is reached is a rise only if there was a zero before.
+const LIMITS: [&str; 4] =
+    ["connections", "connectionsPerPair", "handshakes", "handshakesPerSource"];
+
 impl TunnelMetrics {
     /// Registers the metrics.
     ///
@@ -83,6 +88,9 @@ impl TunnelMetrics {
             opened.with_label_values(&[end.label()]);
             open.with_label_values(&[end.label()]);
             revoked.with_label_values(&[end.label()]);
+        }
+        for limit in LIMITS {
+            limited.with_label_values(&[limit]);
         }
         Ok(Self { open, opened, limited, revoked })
     }

@@ -4,7 +4,7 @@ use super::dashboards::list;
 use super::prometheus::{Prometheus, Target};
 use crate::demo::applications::{self, Applications};
 use anyhow::{Context, Result};
-use culvert_tests::{Lab, NodeId, Process, SOON, until};
+use culvert_tests::{Lab, NodeId, PodSpec, Process, SOON, paths, until};
 
 /// Where the authority serves its metrics, on node 1.
 const AUTHORITY: &str = "127.0.0.1:15014";
@@ -81,12 +81,49 @@ impl Mesh {
         self.prometheus.scraped()
     }
 
-    /// Does what an alert must tell: an edit of the policies that no agent can read.
-    pub(super) fn provoke(&self) -> Result<()> {
+    /// Does what is not done in every second: a pod comes, private keys are exported, somebody asks
+    /// the authority without an identity, and policies are written that no agent can read.
+    pub(super) fn provoke(&mut self) -> Result<()> {
+        self.lab.add_pod(PodSpec::new("late", NodeId::Node1))?;
+        self.lab.wait_enrolled()?;
+        self.export()?;
+        self.ask_unknown()?;
         let good = "culvert_workload_policies{state=\"as_written\"} > 0";
         let seen = || Some(list(&self.prometheus.query(good).ok()?["result"]).count());
         until("the policies to be counted", SOON, || (seen()? == 2).then_some(()))?;
         self.lab.set_policies("kind: [\n").context("could not write the policies")
+    }
+
+    /// Has a workload's private key handed out.
+    fn export(&self) -> Result<()> {
+        let directory = self.lab.directory();
+        let words = [
+            paths::culvert()?.display().to_string(),
+            "certs".to_owned(),
+            format!("--socket={}", directory.join("node1.sock").display()),
+            "export".to_owned(),
+            "default/frontend".to_owned(),
+            format!("--dir={}", directory.join("exported").display()),
+        ];
+        let first = self.lab.node(NodeId::Node1);
+        until("the export", SOON, || first.run(&words, SOON).ok()?.ok().ok())?;
+        Ok(())
+    }
+
+    /// Asks the authority for a certificate without any proof of who asks.
+    fn ask_unknown(&self) -> Result<()> {
+        let node = self.lab.node(NodeId::Node1);
+        let url = format!(
+            "https://{}:15012/istio.v1.auth.IstioCertificateService/CreateCertificate",
+            node.v4()
+        );
+        // An empty message of gRPC: not compressed, no bytes.
+        let script = format!(
+            "head -c 5 /dev/zero | curl -sSk --http2 -m 5 -o /dev/null -H 'te: trailers' -H \
+             'content-type: application/grpc' --data-binary @- {url}"
+        );
+        node.run(&["sh", "-c", &script], SOON)?.ok()?;
+        Ok(())
     }
 
     /// Waits for the alert.
