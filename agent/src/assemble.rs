@@ -59,7 +59,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     let open_files =
         sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
     tracing::info!(node = config.node, open_files, log = log.get(), "agent starting");
-    let metrics = Metrics::new()?;
+    let metrics = Metrics::with((&config.observe).into())?;
     let mut tasks = Tasks::new(CancellationToken::new());
     let (readiness, ready) = watch::channel(Readiness::Starting("reading workloads".into()));
     let pulses = Pulses::default();

@@ -44,7 +44,11 @@
 //!   readiness: 0.0.0.0:15021
 //!   log: info
 //!   logFormat: text                 # or json
-//!   accessLog: true
+//!   accessLog:                      # or true, false
+//!     enabled: true
+//!     sample: 1                     # of clean ends
+//!     maxPerSecond: 1000
+//!   events: true                    # on pods, in a cluster
 //! admin:
 //!   socket: /run/culvert/admin.sock
 //! ```
@@ -82,7 +86,7 @@ pub const NODE_VARIABLE: &str = "CULVERT_NODE";
 pub use culvert_cni::DEFAULT_SOCKET as DEFAULT_CNI_SOCKET;
 
 /// Everything that a person sets for one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
     /// Name of this node, as it stands in the workloads file. Required, here or in
@@ -251,7 +255,7 @@ pub struct Cni {
 }
 
 /// Metrics, readiness and logs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Observe {
     /// Where `/metrics` listens. Default `0.0.0.0:15020`.
@@ -262,8 +266,29 @@ pub struct Observe {
     pub log: String,
     /// Form of the log. Default text.
     pub log_format: LogFormat,
-    /// Whether each connection writes a line. Default true.
-    pub access_log: bool,
+    /// Whether, and how often, connections write lines.
+    pub access_log: AccessLog,
+    /// Whether troubles of this node's pods become Events on them, where there is a cluster.
+    /// Default true.
+    pub events: bool,
+}
+
+/// The access log. In the file also `true` or `false` alone, for `enabled`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessLog {
+    /// Whether connections write lines at all. Default true.
+    pub enabled: bool,
+    /// Which share of the connections that ended cleanly write a line, 0 to 1. Default 1.
+    pub sample: f64,
+    /// Lines a second of clean ends, and as many of failures. Default 1000.
+    pub max_per_second: u32,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { enabled: true, sample: 1.0, max_per_second: 1000 }
+    }
 }
 
 /// What an operator on the node may ask.

@@ -14,6 +14,7 @@
 
 pub mod ca_client;
 mod channel;
+mod clock;
 pub mod handshake;
 mod jwt;
 mod metrics;

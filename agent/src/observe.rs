@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  pipeline ── FlowLabels ──▶ Metrics::open ──▶ OpenFlow ── close(Reason) ──▶ counters
-//!                                                        └──────────────────▶ access log
+//!                                                        ├──────────────────▶ access log
+//!                                                        └── Trouble ───────▶ Event on the pod
 //!  Prometheus ──▶ :15020/metrics          kubelet ──▶ :15021/healthz/…
 //! ```
 //!
@@ -23,8 +24,10 @@ mod open;
 mod reason;
 mod series;
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 pub use edges::EdgeView;
 pub use flow::OpenFlow;
@@ -37,3 +40,5 @@ pub use open::{End, FlowView, FlowsView};
 pub use reason::{Reason, ResponseFlags};
 pub use series::Quantiles;
 pub use server::{Routes, ServeError, Server};
+pub use settings::Settings;
+pub use trouble::Trouble;

@@ -239,7 +239,7 @@ pub async fn hbone(captured: Captured, stages: Rc<Stages>) {
     let identity = captured.pod.workload().identity.clone();
     let (source, to) = (captured.source, captured.original_dst);
     let early = |reason, error: &(dyn std::error::Error + 'static)| {
-        stages.metrics.fail_early(Reporter::Destination, source, to, reason, error);
+        stages.metrics.fail_early(&arriving(&stages, &captured.pod, source, to), reason, error);
     };
     let svid = match stages.identity.svid(&identity).await {
         Ok(svid) => svid,
@@ -268,13 +268,18 @@ pub fn lost(stages: &Stages, lost: &Lost) {
     )]
     struct NoOriginalDestination;
     let reason = Reason::NoOriginalDestination;
-    stages.metrics.fail_early(
-        Reporter::Source,
-        lost.source,
-        lost.source,
-        reason,
-        &NoOriginalDestination,
-    );
+    let labels = FlowLabels::unknown(Reporter::Source, lost.source, lost.source);
+    stages.metrics.fail_early(&labels, reason, &NoOriginalDestination);
+}
+
+/// What the addresses of a connection from outside tell of its ends; they prove nothing.
+fn arriving(stages: &Stages, pod: &Pod, source: SocketAddr, to: SocketAddr) -> FlowLabels {
+    let snapshot = stages.snapshot();
+    FlowLabels {
+        source: snapshot.by_address(source.ip()).map(|w| party(w)).unwrap_or_default(),
+        destination: party(&current(&snapshot, pod)),
+        ..FlowLabels::unknown(Reporter::Destination, source, to)
+    }
 }
 
 /// One flow of an accepted HBONE connection.
@@ -291,13 +296,8 @@ impl Tunnelled {
         let to = match self.target(&incoming) {
             Ok(to) => to,
             Err((reason, error)) => {
-                stages.metrics.fail_early(
-                    Reporter::Destination,
-                    self.source,
-                    self.connection,
-                    reason,
-                    &error,
-                );
+                let labels = arriving(&stages, &self.pod, self.source, self.connection);
+                stages.metrics.fail_early(&labels, reason, &error);
                 return incoming.refuse(Refused::BadRequest);
             }
         };

@@ -26,6 +26,24 @@ pub(super) struct Mesh {
     pub(super) annotator: Option<kubernetes::Annotator>,
 }
 
+/// Starts to write troubles of local pods as Events, unless the configuration forbids it.
+fn tell(
+    tasks: &mut Tasks,
+    config: &Config,
+    source: &kubernetes::Source,
+    metrics: &Metrics,
+) -> anyhow::Result<()> {
+    if !config.observe.events {
+        return Ok(());
+    }
+    let (events, token) = (source.events(metrics)?, tasks.token());
+    tasks.spawn("events", async move {
+        events.run(token).await;
+        Ok(())
+    });
+    Ok(())
+}
+
 /// Begins to follow the mesh. With a cluster, waits until the API server has listed everything.
 ///
 /// # Errors
@@ -43,6 +61,7 @@ pub(super) async fn follow(
         let (source, snapshots) = kubernetes::Source::open(settings, client, metrics).await?;
         let announce = Arc::new(source.announcer());
         let annotator = Some(source.annotator(metrics)?);
+        tell(tasks, config, &source, metrics)?;
         tasks.spawn("workloads", async move { Ok(source.run(token).await?) });
         return Ok(Mesh { snapshots, announce, annotator });
     }

@@ -91,7 +91,7 @@ fn agent(config: &std::path::Path, print_config: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let Observe { log, log_format, access_log, .. } = &config.observe;
-    let log = start_log(log, *log_format, *access_log)?;
+    let log = start_log(log, *log_format, access_log.enabled)?;
     control_runtime()?.block_on(assemble::run(config, log))
 }
 

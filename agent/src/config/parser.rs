@@ -13,8 +13,9 @@ use serde_saphyr::{Location, Spanned};
 
 use super::yaml::YamlError;
 use super::{
-    Admin, Ca, Capture, Cni, Config, DEFAULT_ADMIN_SOCKET, DEFAULT_CNI_SOCKET, HumanDuration,
-    Kubernetes, Mesh, NODE_VARIABLE, Observe, Removal, Tunnel, WorkloadApi, is_dns_name, raw,
+    AccessLog, Admin, Ca, Capture, Cni, Config, DEFAULT_ADMIN_SOCKET, DEFAULT_CNI_SOCKET,
+    HumanDuration, Kubernetes, Mesh, NODE_VARIABLE, Observe, Removal, Tunnel, WorkloadApi,
+    is_dns_name, raw,
 };
 
 /// Linux: `sun_path` has 108 bytes, one of them a final zero; four are left for the other name
@@ -270,8 +271,32 @@ impl Parser<'_> {
             readiness: self.listen(raw.readiness, "observe.readiness", 15021)?,
             log: self.filter(raw.log)?,
             log_format: raw.log_format.unwrap_or_default(),
-            access_log: raw.access_log.unwrap_or(true),
+            access_log: self.access_log(raw.access_log)?,
+            events: raw.events.unwrap_or(true),
         })
+    }
+
+    fn access_log(&self, raw: Option<raw::AccessLog>) -> Result<AccessLog, YamlError> {
+        let default = AccessLog::default();
+        let Some(raw) = raw else { return Ok(default) };
+        let sample = match raw.sample {
+            Some(share) if (0.0..=1.0).contains(&share.value) => share.value,
+            Some(share) => {
+                let problem = format!("{} is no share", share.value);
+                let expected = "0 to 1, such as 0.01 for one in a hundred";
+                let field = "observe.accessLog.sample";
+                return Err(self.refuse(share.referenced, field, problem, expected));
+            }
+            None => default.sample,
+        };
+        let max_per_second = self.number(
+            raw.max_per_second,
+            "observe.accessLog.maxPerSecond",
+            default.max_per_second,
+            1..=1_000_000,
+        )?;
+        let enabled = raw.enabled.unwrap_or(default.enabled);
+        Ok(AccessLog { enabled, sample, max_per_second })
     }
 
     fn refuse(

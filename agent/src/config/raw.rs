@@ -1,6 +1,10 @@
 //! The file as it is written: every field optional, nothing unknown.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 use super::{LogFormat, WhenAgentDown};
@@ -106,11 +110,50 @@ pub(super) struct Observe {
     pub(super) readiness: Option<Spanned<String>>,
     pub(super) log: Option<Spanned<String>>,
     pub(super) log_format: Option<LogFormat>,
-    pub(super) access_log: Option<bool>,
+    pub(super) access_log: Option<AccessLog>,
+    pub(super) events: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Admin {
     pub(super) socket: Option<Spanned<String>>,
+}
+
+/// `true`, `false`, or a mapping.
+pub(super) struct AccessLog {
+    pub(super) enabled: Option<bool>,
+    pub(super) sample: Option<Spanned<f64>>,
+    pub(super) max_per_second: Option<Spanned<u64>>,
+}
+
+impl<'de> Deserialize<'de> for AccessLog {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct Mapping {
+            enabled: Option<bool>,
+            sample: Option<Spanned<f64>>,
+            max_per_second: Option<Spanned<u64>>,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = AccessLog;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or a mapping of enabled, sample and maxPerSecond")
+            }
+
+            fn visit_bool<E: de::Error>(self, enabled: bool) -> Result<AccessLog, E> {
+                Ok(AccessLog { enabled: Some(enabled), sample: None, max_per_second: None })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AccessLog, A::Error> {
+                let Mapping { enabled, sample, max_per_second } =
+                    Mapping::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(AccessLog { enabled, sample, max_per_second })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }

@@ -71,7 +71,7 @@ admin:
     let socket = config.cni.as_ref().map(|cni| cni.socket.as_path());
     assert_eq!(socket, Some(Path::new("/etc/culvert/cni.sock")));
     assert_eq!(config.observe.log_format, LogFormat::Json);
-    assert!(!config.observe.access_log);
+    assert!(!config.observe.access_log.enabled);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
         (
             "node: a\nobserve:\n  tracing: x\n",
             "/etc/culvert/agent.yaml:3:3: unknown field `tracing`; expected one of `metrics`, \
-             `readiness`, `log`, `logFormat`, `accessLog`",
+             `readiness`, `log`, `logFormat`, `accessLog`, `events`",
         ),
     ];
     for (text, expected) in cases {
@@ -171,8 +171,13 @@ fn values_of_the_wrong_type_name_their_field() {
         ("node: a\ntunnel:\n  workers: many\n", "/etc/culvert/agent.yaml:3:12: `tunnel.workers`: "),
         ("node: a\nca: []\n", "/etc/culvert/agent.yaml:2:5: `ca`: "),
         (
+            "node: a\nobserve:\n  accessLog: {sample: 1.5}\n",
+            "/etc/culvert/agent.yaml:3:23: `observe.accessLog.sample`: 1.5 is no share; expected 0 \
+             to 1, such as 0.01 for one in a hundred",
+        ),
+        (
             "node: a\nobserve:\n  accessLog: 7\n",
-            "/etc/culvert/agent.yaml:3:14: `observe.accessLog`: ",
+            "/etc/culvert/agent.yaml:3:3: `observe.accessLog`: found integer `7`, expected true, ",
         ),
         ("node: [a\n", "/etc/culvert/agent.yaml:"),
     ] {
@@ -246,4 +251,17 @@ fn a_cluster_stands_in_the_place_of_files() {
             )
         );
     }
+}
+
+#[test]
+fn access_log_is_one_word_or_a_mapping() {
+    let access = |text: &str| {
+        let config = parse(&format!("node: a\nobserve:\n  accessLog: {text}\n"));
+        config.unwrap_or_else(|error| panic!("{error}")).observe.access_log
+    };
+    assert_eq!(access("true"), AccessLog::default());
+    assert_eq!(access("false"), AccessLog { enabled: false, ..AccessLog::default() });
+    let some = access("{sample: 0.25, maxPerSecond: 50}");
+    assert_eq!(some, AccessLog { enabled: true, sample: 0.25, max_per_second: 50 });
+    assert_eq!(access("{sample: 0}").sample, 0.0);
 }

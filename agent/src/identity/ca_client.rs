@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use culvert_proto::istio::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use culvert_proto::istio::ca::{IstioCertificateRequest, IstioCertificateResponse};
@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::channel::{CaChannel, HeldBack};
+use super::clock::AuthorityClock;
 use super::metrics::IdentityMetrics;
 use super::roots::{self, BundleInForce, TrustRoots};
 use super::state::Draw;
@@ -216,6 +217,7 @@ pub(crate) struct CaClient {
     roots: TrustRoots,
     profile: Arc<Profile>,
     reach: CaChannel,
+    clock: AuthorityClock,
     first: Semaphore,
     renewals: Semaphore,
 }
@@ -246,6 +248,7 @@ impl CaClient {
             roots,
             profile: Arc::new(profile),
             reach: CaChannel::new(),
+            clock: AuthorityClock::default(),
             first: Semaphore::new(FIRST_LANE),
             renewals: Semaphore::new(RENEWAL_LANE),
         })
@@ -297,9 +300,14 @@ impl CaClient {
         request.metadata_mut().insert("authorization", self.bearer().await?);
         request.set_timeout(REQUEST_DEADLINE);
         let mut client = self.client.clone();
+        let (sent, began) = (SystemTime::now(), Instant::now());
         let answer = tokio::time::timeout(REQUEST_DEADLINE, client.create_certificate(request))
             .await
             .map_err(|_| IssueError::TimedOut { address: self.address() })?;
+        if let Ok(answer) = &answer {
+            let when = (sent, began.elapsed());
+            self.clock.heard(answer.metadata(), when, &self.profile.metrics);
+        }
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| failure(status, id, self.address()))
@@ -359,6 +367,16 @@ impl CaClient {
     /// Where the trust bundle in force is kept.
     pub(crate) fn bundle_file(&self) -> &Path {
         &self.settings.bundle_file
+    }
+
+    /// Seconds by which our clock is ahead of the authority's, once an answer told.
+    pub(crate) fn clock_ahead(&self) -> Option<f64> {
+        self.clock.ahead()
+    }
+
+    /// Whether the authority answered the last request.
+    pub(crate) fn is_up(&self) -> bool {
+        self.reach.is_up()
     }
 
     /// Changes each time that the authority answers again after it was away.

@@ -1,7 +1,7 @@
 //! The mutual TLS handshake of a tunnel, as server and as client.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_spiffe::{SpiffeId, VerifiedPeer, VerifyError};
 use rustls::AlertDescription;
@@ -171,8 +171,9 @@ pub async fn accept<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    let began = Instant::now();
     let result = accept_uncounted(svid, io).await;
-    count(svid, Role::Server, result.as_ref().err());
+    count(svid, Role::Server, result.as_ref().err(), began.elapsed());
     result
 }
 
@@ -188,8 +189,9 @@ pub async fn connect<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    let began = Instant::now();
     let result = connect_uncounted(svid, expected, io).await;
-    count(svid, Role::Client, result.as_ref().err());
+    count(svid, Role::Client, result.as_ref().err(), began.elapsed());
     result
 }
 
@@ -285,9 +287,9 @@ pub(crate) fn classify(
     }
 }
 
-fn count(svid: &Svid, role: Role, error: Option<&HandshakeError>) {
+fn count(svid: &Svid, role: Role, error: Option<&HandshakeError>, took: Duration) {
     let reason = error.map_or(Reason::Ok, HandshakeError::reason);
-    svid.profile.metrics.handshake(role, reason);
+    svid.profile.metrics.handshake(role, reason, took);
 }
 
 #[cfg(test)]

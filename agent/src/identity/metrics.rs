@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use culvert_spiffe::SpiffeId;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
 
 use super::ca_client::IssueError;
 use super::handshake::Role;
@@ -12,6 +15,10 @@ use crate::observe::Reason;
 
 /// Seconds: from what a lab takes to what a pod's first connection waits at most.
 const WAIT_BUCKETS: [f64; 9] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// Seconds: from a resumed handshake on one node to one that is about to be given up.
+const HANDSHAKE_BUCKETS: [f64; 12] =
+    [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// Collectors of the identity stage. Cloning shares them.
 ///
@@ -22,7 +29,9 @@ pub(crate) struct IdentityMetrics {
     issuance: IntCounterVec,
     waits: Histogram,
     handshakes: IntCounterVec,
+    handshake_times: HistogramVec,
     reachable: IntGauge,
+    clock_offset: Gauge,
 }
 
 impl IdentityMetrics {
@@ -57,6 +66,18 @@ impl IdentityMetrics {
                 ),
                 &["role", "reason"],
             )?,
+            handshake_times: HistogramVec::new(
+                HistogramOpts::new(
+                    "culvert_identity_handshake_seconds",
+                    "Time that mutual TLS handshakes took which succeeded, by our role.",
+                )
+                .buckets(HANDSHAKE_BUCKETS.to_vec()),
+                &["role"],
+            )?,
+            clock_offset: Gauge::new(
+                "culvert_identity_clock_offset_seconds",
+                "By how much this node's clock is ahead of the authority's, to about a second.",
+            )?,
             reachable: IntGauge::new(
                 "culvert_identity_authority_reachable",
                 "Whether the authority answered the last request, 1 or 0.",
@@ -67,12 +88,25 @@ impl IdentityMetrics {
         registry.register(Box::new(metrics.issuance.clone()))?;
         registry.register(Box::new(metrics.waits.clone()))?;
         registry.register(Box::new(metrics.handshakes.clone()))?;
+        registry.register(Box::new(metrics.handshake_times.clone()))?;
         registry.register(Box::new(metrics.reachable.clone()))?;
+        registry.register(Box::new(metrics.clock_offset.clone()))?;
+        for role in [Role::Server, Role::Client] {
+            metrics.handshake_times.with_label_values(&[role.label()]);
+        }
         Ok(metrics)
     }
 
-    pub(crate) fn handshake(&self, role: Role, reason: Reason) {
+    pub(crate) fn handshake(&self, role: Role, reason: Reason, took: Duration) {
         self.handshakes.with_label_values(&[role.label(), reason.label()]).inc();
+        if reason == Reason::Ok {
+            let times = self.handshake_times.with_label_values(&[role.label()]);
+            times.observe(took.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn clock_offset(&self, seconds: f64) {
+        self.clock_offset.set(seconds);
     }
 
     pub(crate) fn reachable(&self, is: bool) {

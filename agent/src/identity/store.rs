@@ -216,6 +216,17 @@ impl IdentityStore {
         self.shared.ca.roots().watch()
     }
 
+    /// Seconds by which this node's clock is ahead of the authority's, to about one; none as long
+    /// as no answer told.
+    pub fn clock_ahead(&self) -> Option<f64> {
+        self.shared.ca.clock_ahead()
+    }
+
+    /// Whether the authority answered the last request.
+    pub fn authority_is_up(&self) -> bool {
+        self.shared.ca.is_up()
+    }
+
     /// A JWT-SVID of `id` for `audience`, signed by the authority for this call.
     ///
     /// # Errors

@@ -103,6 +103,42 @@ impl Reason {
             Self::PeerGone => "see whether the destination's node and its agent are up",
         })
     }
+
+    /// The `reason` of the Kubernetes Event on the local pod; none for what is no concern of its
+    /// owner, or is daily bread.
+    pub const fn event(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Ok
+            | Self::IllegalPort
+            | Self::ConnectRefused
+            | Self::ConnectUnreachable
+            | Self::ConnectFailed
+            | Self::H2Protocol
+            | Self::BadRequest
+            | Self::NoOriginalDestination
+            | Self::PeerReset
+            | Self::ApplicationReset
+            | Self::PeerGone
+            | Self::Draining
+            | Self::PolicyChanged
+            | Self::RootRevoked
+            | Self::Abandoned => return None,
+            Self::PolicyDenied => "PolicyDenied",
+            Self::PlaintextRefused => "PlaintextRefused",
+            Self::NoEndpoint => "NoEndpoint",
+            Self::ConnectTimedOut => "ConnectTimedOut",
+            Self::NoCertificate => "NoPeerCertificate",
+            Self::CertificateExpired => "PeerCertificateExpired",
+            Self::CertificateNotYetValid => "PeerCertificateNotYetValid",
+            Self::UnknownIssuer | Self::WrongTrustDomain => "PeerNotTrusted",
+            Self::BadCertificate | Self::BadSan => "BadPeerCertificate",
+            Self::UnexpectedIdentity => "NoMatchingSan",
+            Self::TlsProtocol | Self::HandshakeTimeout | Self::H2Handshake => "HandshakeFailed",
+            Self::WrongDestination => "WrongDestination",
+            Self::NoIdentity => "NoIdentity",
+            Self::LimitReached => "LimitReached",
+        })
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +153,12 @@ mod tests {
             assert!(fix.starts_with(|first: char| first.is_ascii_lowercase()), "{fix}");
             assert!(!fix.ends_with('.') && fix.len() < 200 && !fix.contains("  "), "{fix}");
         }
+        for reason in Reason::ALL {
+            if let Some(event) = reason.event() {
+                assert!(reason.fix().is_some(), "{event} says how to mend it");
+                assert!(event.bytes().all(|b| b.is_ascii_alphabetic()), "{event}");
+            }
+        }
         for classic in [
             Reason::PolicyDenied,
             Reason::PlaintextRefused,
@@ -126,7 +168,7 @@ mod tests {
             Reason::UnexpectedIdentity,
             Reason::NoIdentity,
         ] {
-            assert!(classic.fix().is_some(), "{classic:?}");
+            assert!(classic.event().is_some(), "{classic:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::access;
+use super::access::{self, Ended};
 use super::edges::end;
 use super::labels::{FlowLabels, Reporter};
 use super::metrics::Inner;
@@ -102,16 +102,16 @@ impl OpenFlow {
     /// A `reason` other than [`Reason::Ok`] counts as failed. The line carries `error` with its
     /// whole chain, or the reason's own text.
     pub fn close(mut self, reason: Reason, error: Option<&(dyn Error + 'static)>) {
-        self.finish(reason, error);
+        self.finish(Ended { reason, error, at_once: false });
     }
 
-    /// Counts the flow as closed, and leaves it at that.
-    pub(super) fn close_unlogged(mut self, reason: Reason) {
-        self.count(reason);
+    /// As [`Self::close`], of a flow that was refused, or failed, as soon as it came.
+    pub(super) fn refuse(mut self, reason: Reason, error: &(dyn Error + 'static)) {
+        self.finish(Ended { reason, error: Some(error), at_once: true });
     }
 
-    fn finish(&mut self, reason: Reason, error: Option<&(dyn Error + 'static)>) {
-        if !self.count(reason) {
+    fn finish(&mut self, ended: Ended<'_>) {
+        if !self.count(ended.reason) {
             return;
         }
         let state = &*self.state;
@@ -119,7 +119,8 @@ impl OpenFlow {
             sent: state.sent.load(Ordering::Relaxed),
             received: state.received.load(Ordering::Relaxed),
         };
-        access::complete(&state.labels, bytes, state.started.elapsed(), reason, error);
+        self.metrics.access.complete(&state.labels, bytes, state.started.elapsed(), ended);
+        self.metrics.troubles.failed(&state.labels, ended.reason, ended.error);
     }
 
     /// Counts the end, once; whether this was the time.
@@ -140,7 +141,7 @@ impl OpenFlow {
 
 impl Drop for OpenFlow {
     fn drop(&mut self) {
-        self.finish(Reason::Abandoned, None);
+        self.finish(Ended { reason: Reason::Abandoned, error: None, at_once: false });
     }
 }
 

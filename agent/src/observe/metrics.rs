@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
@@ -10,18 +9,15 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::access;
+use super::access::AccessLog;
 use super::edges::EdgeView;
 use super::flow::OpenFlow;
 use super::labels::{FlowLabels, Reporter};
-use super::limit::RateLimit;
 use super::open::{FlowsView, Open};
 use super::reason::Reason;
 use super::series::{self, Table};
-
-/// Lines of the access log a second for peers that never became a flow: who floods the tunnel
-/// port must not be able to flood the disk.
-const EARLY_LINES_A_SECOND: u32 = 100;
+use super::settings::Settings;
+use super::trouble::Troubles;
 
 /// The agent's metrics. Cheap to clone; all clones count into the same.
 #[derive(Clone)]
@@ -33,8 +29,8 @@ pub(super) struct Inner {
     pub(super) flows: Open,
     pub(super) failures: IntCounterVec,
     pub(super) open: IntGaugeVec,
-    early: RateLimit,
-    early_unlogged: IntCounterVec,
+    pub(super) access: AccessLog,
+    pub(super) troubles: Troubles,
 }
 
 /// Two collectors want one name, or a name or label is malformed.
@@ -58,10 +54,30 @@ impl Metrics {
     ///
     /// [`RegisterError`]; not with the definitions below, which a test holds.
     pub fn new() -> Result<Self, RegisterError> {
+        Self::with(Settings::default())
+    }
+
+    /// As [`Self::new`], with settings of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn with(settings: Settings) -> Result<Self, RegisterError> {
         let registry = Registered::default();
         let build =
             registry.gauges("culvert_build_info", "The agent's build; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let unlogged = registry.counters(
+            "culvert_observe_unlogged_total",
+            "Ends of connections that wrote no line of the access log, by why not.",
+            &["direction", "cause"],
+        )?;
+        let troubles = registry.counters(
+            "culvert_observe_troubles_total",
+            "Troubles of local workloads, by whether they were raised, held back because the same \
+             was told in the last five minutes, or dropped.",
+            &["result"],
+        )?;
         let inner = Inner {
             series: Table::new(),
             flows: Open::new(),
@@ -71,12 +87,8 @@ impl Metrics {
                 &["direction", "reason"],
             )?,
             open: registry.gauges("culvert_flow_open", "Flows open now.", &["direction"])?,
-            early: RateLimit::new(EARLY_LINES_A_SECOND),
-            early_unlogged: registry.counters(
-                "culvert_observe_unlogged_total",
-                "Failed connections that wrote no line because too many failed in one second.",
-                &["direction"],
-            )?,
+            access: AccessLog::new(settings.access_log, unlogged),
+            troubles: Troubles::new(troubles),
             registry,
         };
         for family in &series::FAMILIES {
@@ -85,7 +97,6 @@ impl Metrics {
         for reporter in [Reporter::Source, Reporter::Destination] {
             // Present from the start, so that an alert on them can tell zero from absent.
             inner.open.with_label_values(&[reporter.direction()]);
-            inner.early_unlogged.with_label_values(&[reporter.direction()]);
         }
         Ok(Self(Arc::new(inner)))
     }
@@ -206,35 +217,23 @@ impl Metrics {
     /// The same as opening and closing it: opened, closed and failed all rise. At most a hundred
     /// lines a second, together with [`Self::fail_early`]; the rest is only counted.
     pub fn refuse(&self, labels: FlowLabels, reason: Reason, error: &(dyn Error + 'static)) {
-        let direction = labels.reporter.direction();
-        let flow = self.open(labels);
-        if self.0.early.admit() {
-            flow.close(reason, Some(error));
-        } else {
-            self.0.early_unlogged.with_label_values(&[direction]).inc();
-            flow.close_unlogged(reason);
-        }
+        self.open(labels).refuse(reason, error);
     }
 
     /// Counts and logs a connection that failed before it was known which flow it carries: a
-    /// handshake that was not completed, an original destination that was lost.
+    /// handshake that was not completed, an original destination that was lost. `labels` say what
+    /// its addresses tell.
     ///
     /// At most a hundred lines a second; the rest is only counted.
-    pub fn fail_early(
-        &self,
-        reporter: Reporter,
-        source: SocketAddr,
-        destination: SocketAddr,
-        reason: Reason,
-        error: &(dyn Error + 'static),
-    ) {
-        let direction = reporter.direction();
+    pub fn fail_early(&self, labels: &FlowLabels, reason: Reason, error: &(dyn Error + 'static)) {
+        let direction = labels.reporter.direction();
         self.0.failures.with_label_values(&[direction, reason.label()]).inc();
-        if self.0.early.admit() {
-            access::failed_early(reporter, source, destination, reason, error);
-        } else {
-            self.0.early_unlogged.with_label_values(&[direction]).inc();
-        }
+        self.0.access.failed_early(labels, reason, error);
+        self.0.troubles.failed(labels, reason, Some(error));
+    }
+
+    pub(super) fn troubles_of(&self) -> &Troubles {
+        &self.0.troubles
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
+use crate::config::AccessLog;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the destination refused (PeerAuthentication default/strict)")]
@@ -22,7 +23,7 @@ fn refused() -> Refused {
     Refused(std::io::Error::other("because"))
 }
 
-fn labels(reporter: Reporter) -> FlowLabels {
+pub(super) fn labels(reporter: Reporter) -> FlowLabels {
     let app = |app: &str| BTreeMap::from([("app".to_owned(), app.to_owned())]);
     FlowLabels {
         reporter,
@@ -40,7 +41,7 @@ fn labels(reporter: Reporter) -> FlowLabels {
 }
 
 /// The value of the only sample of a family whose labels contain all of `with`.
-fn value(metrics: &Metrics, name: &str, with: &[&str]) -> Option<String> {
+pub(super) fn value(metrics: &Metrics, name: &str, with: &[&str]) -> Option<String> {
     let text = metrics.encode().unwrap();
     let mut samples = text.lines().filter(|line| {
         line.starts_with(&format!("{name}{{")) && with.iter().all(|part| line.contains(part))
@@ -207,13 +208,20 @@ impl<'a> MakeWriter<'a> for Written {
 
 /// What `log` writes, with times of a single digit of milliseconds as `0ms`.
 fn logged(log: impl FnOnce(&Metrics)) -> String {
+    logged_with(AccessLog::default(), log)
+}
+
+/// As [`logged`], with settings.
+fn logged_with(access_log: AccessLog, log: impl FnOnce(&Metrics)) -> String {
     let written = Written::default();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(written.clone())
         .with_ansi(false)
         .without_time()
         .finish();
-    tracing::subscriber::with_default(subscriber, || log(&Metrics::new().unwrap()));
+    tracing::subscriber::with_default(subscriber, || {
+        log(&Metrics::with(Settings { access_log }).unwrap());
+    });
     let text = written.text();
     (1..10).fold(text, |text, n| text.replace(&format!("duration={n}ms"), "duration=0ms"))
 }
@@ -252,7 +260,9 @@ fn a_refusal_names_both_ends_and_the_rule_and_no_unproven_identity() {
          dst.workload=\"b1\" dst.namespace=\"default\" direction=\"inbound\" bytes_sent=0 \
          bytes_recv=0 duration=0ms \
          error=\"the destination refused (PeerAuthentication default/strict): because\" \
-         reason=\"plaintext_refused\"\n"
+         reason=\"plaintext_refused\" fix=\"enrol the source: label its namespace or pod \
+         istio.io/dataplane-mode=ambient; or let the PeerAuthentication that is named allow \
+         PERMISSIVE\"\n"
     );
 }
 
@@ -261,14 +271,12 @@ fn a_flood_of_early_failures_writes_a_bounded_number_of_lines() {
     let text = logged(|metrics| {
         let (source, destination) =
             ("1.2.3.4:5".parse().unwrap(), "5.6.7.8:15008".parse().unwrap());
+        let early = FlowLabels {
+            destination: Party::workload("default", "b1", &BTreeMap::new()),
+            ..FlowLabels::unknown(Reporter::Destination, source, destination)
+        };
         for _ in 0..5000 {
-            metrics.fail_early(
-                Reporter::Destination,
-                source,
-                destination,
-                Reason::NoCertificate,
-                &refused(),
-            );
+            metrics.fail_early(&early, Reason::NoCertificate, &refused());
         }
         let reason = &["reason=\"no_certificate\""];
         assert_eq!(value(metrics, "culvert_flow_failures_total", reason).as_deref(), Some("5000"));
@@ -276,12 +284,75 @@ fn a_flood_of_early_failures_writes_a_bounded_number_of_lines() {
     let first = text.lines().next().unwrap();
     assert_eq!(
         first,
-        " WARN access: connection failed src.addr=1.2.3.4:5 dst.addr=5.6.7.8:15008 \
-         direction=\"inbound\" \
-         error=\"the destination refused (PeerAuthentication default/strict): because\" \
-         reason=\"no_certificate\""
+        format!(
+            " WARN access: connection failed src.addr=1.2.3.4:5 dst.addr=5.6.7.8:15008 \
+             dst.workload=\"b1\" dst.namespace=\"default\" direction=\"inbound\" \
+             error=\"the destination refused (PeerAuthentication default/strict): because\" \
+             reason=\"no_certificate\" fix=\"{}\"",
+            Reason::NoCertificate.fix().unwrap()
+        )
     );
     assert!((100..1000).contains(&text.lines().count()), "{}", text.lines().count());
+}
+
+#[test]
+fn a_flood_of_flows_writes_a_bounded_number_of_lines_and_hides_no_failure() {
+    let few = AccessLog { max_per_second: 10, ..AccessLog::default() };
+    let text = logged_with(few, |metrics| {
+        for _ in 0..1000 {
+            metrics.open(labels(Reporter::Source)).close(Reason::Ok, None);
+        }
+        metrics.open(labels(Reporter::Source)).close(Reason::PeerReset, None);
+        let cause = &["outbound", "limit"];
+        let unlogged: usize =
+            value(metrics, "culvert_observe_unlogged_total", cause).unwrap().parse().unwrap();
+        // Those that a second begun meanwhile let through were written.
+        assert!((900..=990).contains(&unlogged), "{unlogged}");
+    });
+    assert!(text.lines().last().unwrap().contains("reason=\"peer_reset\""), "{text}");
+    assert!((11..=101).contains(&text.lines().count()), "{}", text.lines().count());
+}
+
+#[test]
+fn clean_ends_are_sampled_and_failures_are_not() {
+    let none = AccessLog { sample: 0.0, ..AccessLog::default() };
+    let text = logged_with(none, |metrics| {
+        for _ in 0..50 {
+            metrics.open(labels(Reporter::Source)).close(Reason::Ok, None);
+            metrics.open(labels(Reporter::Source)).close(Reason::PeerReset, None);
+        }
+        let cause = &["outbound", "sample"];
+        let unlogged = value(metrics, "culvert_observe_unlogged_total", cause);
+        assert_eq!(unlogged.as_deref(), Some("50"));
+    });
+    assert_eq!(text.lines().count(), 50);
+    assert!(!text.contains("INFO"), "{text}");
+}
+
+#[test]
+fn an_access_log_that_is_off_writes_nothing() {
+    let off = AccessLog { enabled: false, ..AccessLog::default() };
+    let text = logged_with(off, |metrics| {
+        metrics.open(labels(Reporter::Source)).close(Reason::Ok, None);
+        metrics.refuse(labels(Reporter::Source), Reason::PolicyDenied, &refused());
+    });
+    assert_eq!(text, "");
+}
+
+#[test]
+fn a_service_that_was_asked_for_stands_in_the_line() {
+    let text = logged(|metrics| {
+        let service = Some(ServiceName {
+            namespace: "default".to_owned(),
+            name: "b".to_owned(),
+            host: "b.default.svc.cluster.local".to_owned(),
+        });
+        let flow = FlowLabels { service, ..labels(Reporter::Source) };
+        metrics.open(flow).close(Reason::Ok, None);
+    });
+    let place = "dst.hbone_addr=10.1.2.2:80 dst.service=\"b.default.svc.cluster.local\" \
+                 dst.workload=\"b1\"";
+    assert!(text.contains(place), "{text}");
 }
 
 async fn ask(address: SocketAddr, head: &str) -> String {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::annotate::Annotator;
 use super::announce::{Announcer, Request};
+use super::events::Events;
 use super::fault::Faults;
 use super::kind::Kind;
 use super::netns::{Finder, Found};
@@ -195,6 +196,15 @@ impl Source {
     /// [`RegisterError`] when it was made before.
     pub fn annotator(&self, metrics: &Metrics) -> Result<Annotator, RegisterError> {
         Annotator::new(self.client.clone(), self.marks.subscribe(), metrics)
+    }
+
+    /// Writes Events on this node's pods; made once.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`] when it was made before.
+    pub fn events(&self, metrics: &Metrics) -> Result<Events, RegisterError> {
+        Events::new(self.client.clone(), &self.settings.node, self.marks.subscribe(), metrics)
     }
 
     /// Follows the cluster until `stop` is cancelled.

@@ -38,6 +38,8 @@ struct Inner {
     /// Every request: method and path with query.
     asked: Vec<String>,
     patches: Vec<(String, Value)>,
+    /// Objects that were created by request: path and body.
+    creations: Vec<(String, Value)>,
     refusing_patches: bool,
     absent: Vec<String>,
 }
@@ -54,6 +56,7 @@ impl Cluster {
             away: false,
             asked: Vec::new(),
             patches: Vec::new(),
+            creations: Vec::new(),
             refusing_patches: false,
             absent: Vec::new(),
         })))
@@ -154,6 +157,11 @@ impl Cluster {
         self.inner().patches.clone()
     }
 
+    /// Every creation so far: path and body.
+    pub(super) fn creations(&self) -> Vec<(String, Value)> {
+        self.inner().creations.clone()
+    }
+
     async fn answer(&self, request: Request<Body>) -> Answer {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
@@ -176,6 +184,10 @@ impl Cluster {
         }
         if parts.method == Method::PATCH && inner.refusing_patches {
             return status(StatusCode::FORBIDDEN, "no patches");
+        }
+        if parts.method == Method::POST {
+            let object: Value = serde_json::from_slice(&body).unwrap();
+            return inner.create(&path, object);
         }
         if parts.method == Method::PATCH {
             let change: Value = serde_json::from_slice(&body).unwrap();
@@ -236,6 +248,16 @@ impl Inner {
             std::future::ready(line.map(|line| Ok::<_, Infallible>(Frame::data(line))))
         });
         Response::new(StreamBody::new(events).boxed_unsync())
+    }
+
+    fn create(&mut self, path: &str, mut object: Value) -> Answer {
+        self.creations.push((path.to_owned(), object.clone()));
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let (kind, key) = item(&format!("{path}/{name}")).unwrap();
+        self.objects.entry(kind).or_default().insert(key, object.clone());
+        whole(&object)
     }
 
     fn patch(&mut self, path: &str, change: &Value) -> Answer {

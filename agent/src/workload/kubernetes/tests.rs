@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::testing::{Cluster, namespace, pod, uid, with};
-use super::{Annotator, Announcer, Settings, Source};
+use super::{Annotator, Announcer, Events, Settings, Source};
 use crate::observe::Metrics;
 use crate::workload::{
     Announce as _, AnnounceError, Announced, Decision, Snapshot, Steered, WorkloadKey,
@@ -22,6 +22,7 @@ struct Followed {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     announcer: Announcer,
     annotator: Option<Annotator>,
+    events: Option<Events>,
     metrics: Metrics,
     proc: tempfile::TempDir,
     _stop: DropGuard,
@@ -42,12 +43,13 @@ impl Followed {
         let (source, snapshots) = Source::open(settings, cluster.client(), &metrics).await.unwrap();
         let announcer = source.announcer();
         let annotator = Some(source.annotator(&metrics).unwrap());
+        let events = Some(source.events(&metrics).unwrap());
         let stop = CancellationToken::new();
         let token = stop.clone();
         // Joined by nobody: it ends with the test's runtime.
         #[expect(clippy::disallowed_methods, reason = "ends with the test")]
         tokio::spawn(async move { source.run(token).await.unwrap() });
-        Self { snapshots, announcer, annotator, metrics, proc, _stop: stop.drop_guard() }
+        Self { snapshots, announcer, annotator, events, metrics, proc, _stop: stop.drop_guard() }
     }
 
     /// Waits until the mesh is so. The clock is paused: what never comes fails at once.
@@ -631,4 +633,54 @@ async fn ten_thousand_pods_alone_in_their_process() {
     let took = began.elapsed();
     println!("{PODS_OF_THE_MESH} pods: {grown} KiB, {bytes} bytes each; one more in {took:?}");
     assert!(bytes < 6_000, "{bytes} bytes a pod");
+}
+
+#[tokio::test(start_paused = true)]
+async fn trouble_of_a_local_pod_becomes_an_event_on_it() {
+    const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/shop/events";
+    let cluster = cluster(true);
+    cluster.put(PODS, pod("shop", "a", "node1", "10.0.0.1"));
+    cluster.put(PODS, pod("shop", "far", "node2", "10.0.0.2"));
+    let mut followed = Followed::start(&cluster).await;
+    let stop = CancellationToken::new();
+    let running = followed.events.take().unwrap().run(stop.child_token());
+    let check = async {
+        let raise = |pod: &str| {
+            let cause = ("PolicyDenied", "AcceptConnection");
+            followed.metrics.trouble("shop", pod, cause, || "x to y: see z".to_owned());
+        };
+        raise("far");
+        raise("gone");
+        raise("a");
+        raise("a");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let creations = cluster.creations();
+        let [(path, event)] = creations.as_slice() else { panic!("{creations:?}") };
+        assert_eq!(path, EVENTS);
+        assert_eq!(event["regarding"]["kind"], "Pod");
+        assert_eq!(event["regarding"]["name"], "a");
+        assert_eq!(event["regarding"]["uid"], uid("shop", "a"));
+        assert_eq!(event["type"], "Warning");
+        assert_eq!(event["reason"], "PolicyDenied");
+        assert_eq!(event["action"], "AcceptConnection");
+        assert_eq!(event["note"], "x to y: see z");
+        assert_eq!(event["reportingController"], "culvert.io/agent");
+        assert_eq!(event["reportingInstance"], "node1");
+
+        // The API server is away: nobody waits, and what comes later is written.
+        cluster.set_away(true);
+        let again = ("NoIdentity", "ObtainCertificate");
+        followed.metrics.trouble("shop", "a", again, || "n".to_owned());
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        cluster.set_away(false);
+        let later = ("NoMatchingSan", "OpenConnection");
+        followed.metrics.trouble("shop", "a", later, || "n".to_owned());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(cluster.creations().len(), 2);
+        let text = followed.metrics.encode().unwrap();
+        assert!(text.contains("culvert_workload_events_total{result=\"failed\"} 1"), "{text}");
+        assert!(text.contains("culvert_workload_events_total{result=\"written\"} 2"), "{text}");
+        stop.cancel();
+    };
+    tokio::join!(running, check);
 }
