@@ -4,7 +4,7 @@
 //!   repeat 1        repeat 2                      one lab, two pairs of pods:
 //!   plain  bulk1    culvert bulk1                   culvert  a1 ══ agent ══ agent ══▶ b1
 //!   culvert bulk1   plain   bulk1   …               plain    x1 ────────────────────▶ y1
-//!   culvert conn1   plain   conn1
+//!   culvert conn1   plain   conn1           `--dark`: a1 and b1 once more in another lab
 //! ```
 //!
 //! Absolute figures move with the machine and its neighbours; what counts is the ratio to plain
@@ -22,12 +22,17 @@ use crate::setup::{self, Purpose};
 use crate::{build, interrupt, run};
 use anyhow::{Context, Result, bail};
 use case::{Case, Test};
+use culvert_tests::sweep;
 use figures::{Plane, Results};
+use lab::{Bench, Plan};
 use std::fs;
 use std::path::PathBuf;
 
 /// Tests of a run that names none.
 const USUAL: [&str; 6] = ["bulk1", "bulk8", "pp64x1", "pp64x64", "conn1", "conn32"];
+
+/// Tests of a run with `--dark` that names none: HTTP among them.
+const DARK: [&str; 6] = ["bulk1", "pp64x64", "http64x1", "http2kx64", "conn1", "conn32"];
 
 /// Share of the CPUs that others may use before the figures are doubted.
 const QUIET: f64 = 0.05;
@@ -38,7 +43,7 @@ const QUIET: f64 = 0.05;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     other: Option<Other>,
-    /// Tests, separated by commas: bulkN, ppSIZExN (`pp1kx64`), connN.
+    /// Tests, separated by commas: bulkN, ppSIZExN (`pp1kx64`), httpSIZExN, connN.
     #[arg(long, value_delimiter = ',')]
     tests: Vec<Test>,
     /// How often each test is repeated on each plane [default: 5].
@@ -50,6 +55,10 @@ pub(crate) struct Arguments {
     /// Two repeats of one second: to see that it works, not to be quoted.
     #[arg(long)]
     quick: bool,
+    /// Also measure with everything that observes turned off, and say what it costs; the agents
+    /// that observe are scraped each second meanwhile.
+    #[arg(long)]
+    dark: bool,
     /// Keep the CPUs awake in every test; else only in a second run of the tests with one
     /// connection that answers.
     #[arg(long)]
@@ -79,7 +88,8 @@ impl Arguments {
     }
 
     fn cases(&self) -> Result<Vec<Case>> {
-        let usual = || USUAL.iter().map(|name| name.parse()).collect::<Result<Vec<Test>>>();
+        let usual = if self.dark { DARK } else { USUAL };
+        let usual = || usual.iter().map(|name| name.parse()).collect::<Result<Vec<Test>>>();
         let tests = if self.tests.is_empty() { usual()? } else { self.tests.clone() };
         Ok(tests.into_iter().flat_map(|test| Case::of(test, self.awake)).collect())
     }
@@ -99,13 +109,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let load = build::load()?;
 
     let id = format!("bench-{}", std::process::id());
-    let interrupt = interrupt::clean_up(&id)?;
-    let outcome = measure(&id, culvert, load, arguments, &cases);
+    let dark = format!("{id}-dark");
+    let ids = [id.clone(), dark.clone()];
+    let interrupt =
+        interrupt::clean_up_by(move || ids.iter().try_for_each(|id| sweep::remove(id)))?;
+    let seconds = arguments.seconds();
+    let plan = Plan { culvert, load, seconds, dark: arguments.dark.then_some(dark) };
+    let outcome = measure(&id, plan, arguments, &cases);
     // While the lab is being taken down because of Ctrl-C, what failed here failed because of it.
     interrupt.wait_if_raised();
     let results = outcome?;
     println!("{}", report::table(&results));
     println!("{}", report::beside_ztunnel(&results));
+    if arguments.dark {
+        println!("{}", report::observing(&results));
+    }
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&report::json(&results))?;
         fs::write(path, text + "\n")
@@ -115,16 +133,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn measure(
-    id: &str,
-    culvert: PathBuf,
-    load: PathBuf,
-    arguments: &Arguments,
-    cases: &[Case],
-) -> Result<Results> {
+fn measure(id: &str, plan: Plan, arguments: &Arguments, cases: &[Case]) -> Result<Results> {
     let (repeats, seconds) = (arguments.repeats(), arguments.seconds());
     run::say("building two nodes, their pods, the CA and two agents");
-    let lab = lab::start(id, culvert, load, seconds)?;
+    let lab = lab::start(id, plan)?;
     let busy = lab.others()?;
     if busy > QUIET {
         eprintln!(
@@ -133,12 +145,20 @@ fn measure(
             busy * 100.0
         );
     }
-    let mut results = Results::new(repeats, seconds, busy, lab.memory()?);
+    let mut results = Results::new(repeats, seconds, busy, lab.memory(Plane::Culvert)?);
+    repeat(&lab, cases, repeats, &mut results)?;
+    if lab.tunnelled()? == 0.0 {
+        bail!("no flow of this run went through the tunnel; its figures would mean nothing");
+    }
+    Ok(results)
+}
+
+fn repeat(lab: &Bench, cases: &[Case], repeats: u32, results: &mut Results) -> Result<()> {
     for repeat in 1..=repeats {
         for case in cases {
             run::say(format!("repeat {repeat} of {repeats}: {case}"));
-            // Who comes first changes, so that what drifts meets both.
-            let mut planes = Plane::ALL;
+            // Who comes first changes, so that what drifts meets all.
+            let mut planes = lab.planes();
             if repeat % 2 == 0 {
                 planes.reverse();
             }
@@ -149,8 +169,5 @@ fn measure(
             }
         }
     }
-    if lab.tunnelled()? == 0.0 {
-        bail!("no flow of this run went through the tunnel; its figures would mean nothing");
-    }
-    Ok(results)
+    Ok(())
 }

@@ -19,6 +19,13 @@ pub(crate) enum Test {
         /// Connections at a time.
         connections: u32,
     },
+    /// Requests and answers of HTTP/1.1 in a closed loop on kept connections.
+    Http {
+        /// Bytes of an answer's body.
+        size: u32,
+        /// Connections at a time.
+        connections: u32,
+    },
     /// Connect, one request, one answer, close.
     Connect {
         /// Clients at a time.
@@ -48,7 +55,7 @@ impl Case {
     /// How a test is run: awake if everything is; a single connection that mostly waits, both ways.
     pub(crate) fn of(test: Test, awake: bool) -> Vec<Self> {
         match test {
-            Test::PingPong { connections: 1, .. } if !awake => {
+            Test::PingPong { connections: 1, .. } | Test::Http { connections: 1, .. } if !awake => {
                 vec![Self { test, awake: false }, Self { test, awake: true }]
             }
             _ => vec![Self { test, awake }],
@@ -66,7 +73,7 @@ impl Test {
     pub(crate) fn unit(self) -> Unit {
         match self {
             Self::Bulk { .. } => Unit::Gigabyte,
-            Self::PingPong { .. } | Self::Connect { .. } => Unit::Thousand,
+            Self::PingPong { .. } | Self::Http { .. } | Self::Connect { .. } => Unit::Thousand,
         }
     }
 }
@@ -86,6 +93,10 @@ impl fmt::Display for Test {
                 write!(f, "pp{}kx{connections}", size / 1024)
             }
             Self::PingPong { size, connections } => write!(f, "pp{size}x{connections}"),
+            Self::Http { size, connections } if size % 1024 == 0 => {
+                write!(f, "http{}kx{connections}", size / 1024)
+            }
+            Self::Http { size, connections } => write!(f, "http{size}x{connections}"),
             Self::Connect { clients } => write!(f, "conn{clients}"),
         }
     }
@@ -95,7 +106,9 @@ impl FromStr for Test {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        parse(name).with_context(|| format!("`{name}` is neither bulkN, nor ppSIZExN, nor connN"))
+        parse(name).with_context(|| {
+            format!("`{name}` is neither bulkN, nor ppSIZExN, nor httpSIZExN, nor connN")
+        })
     }
 }
 
@@ -107,6 +120,10 @@ fn parse(name: &str) -> Result<Test> {
     } else if let Some((size, rest)) = name.strip_prefix("pp").and_then(|rest| rest.split_once('x'))
     {
         Ok(Test::PingPong { size: bytes(size)?, connections: count(rest)? })
+    } else if let Some((size, rest)) =
+        name.strip_prefix("http").and_then(|rest| rest.split_once('x'))
+    {
+        Ok(Test::Http { size: bytes(size)?, connections: count(rest)? })
     } else {
         bail!("unknown")
     }
@@ -134,7 +151,7 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for name in ["bulk1", "bulk8", "pp64x1", "pp1kx64", "conn32"] {
+        for name in ["bulk1", "bulk8", "pp64x1", "pp1kx64", "http2kx8", "conn32"] {
             assert_eq!(name.parse::<Test>().unwrap().to_string(), name);
         }
         let size = "pp1kx64".parse::<Test>().unwrap();

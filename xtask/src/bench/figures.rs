@@ -12,11 +12,13 @@ pub(crate) enum Plane {
     Plain,
     /// Enrolled pods: two agents, mutual TLS between them.
     Culvert,
+    /// The same in a lab of its own, with everything that observes turned off.
+    Dark,
 }
 
 impl Plane {
     /// All.
-    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Culvert];
+    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Culvert, Self::Dark];
 }
 
 impl fmt::Display for Plane {
@@ -24,6 +26,7 @@ impl fmt::Display for Plane {
         f.write_str(match self {
             Self::Plain => "plain",
             Self::Culvert => "culvert",
+            Self::Dark => "culvert-dark",
         })
     }
 }
@@ -165,11 +168,27 @@ impl Results {
         plane: Plane,
         figure: impl Fn(&Sample) -> Option<f64>,
     ) -> Option<Spread> {
-        let pairs = self.samples(case, plane).iter().zip(self.samples(case, Plane::Plain));
-        Spread::of(pairs.filter_map(|(own, plain)| {
-            let (own, plain) = (figure(own)?, figure(plain)?);
-            (plain > 0.0).then(|| own / plain)
+        self.times(case, [plane, Plane::Plain], figure)
+    }
+
+    /// Spread of how many times the second plane's figure of the same repeat the first one's is.
+    pub(crate) fn times(
+        &self,
+        case: Case,
+        [own, other]: [Plane; 2],
+        figure: impl Fn(&Sample) -> Option<f64>,
+    ) -> Option<Spread> {
+        let pairs = self.samples(case, own).iter().zip(self.samples(case, other));
+        Spread::of(pairs.filter_map(|(own, other)| {
+            let (own, other) = (figure(own)?, figure(other)?);
+            (other > 0.0).then(|| own / other)
         }))
+    }
+
+    /// The planes that were measured.
+    pub(crate) fn planes(&self) -> impl Iterator<Item = Plane> {
+        let measured = |plane: &Plane| self.rows.iter().any(|row| row.plane == *plane);
+        Plane::ALL.into_iter().filter(measured)
     }
 
     /// The most that a figure was in the whole run.

@@ -14,7 +14,7 @@ const STOLEN: f64 = 0.05;
 pub(crate) fn table(results: &Results) -> String {
     let mut text = format!(
         "\n   {}\n   {} repeats of {} s each, planes interleaved; median (least … most)\n\n   \
-         {:<13} {:<8} {:<32} {:<22} {:>8} {:>8}  {:<19} {}\n",
+         {:<13} {:<12} {:<32} {:<22} {:>8} {:>8}  {:<19} {}\n",
         machine(),
         results.repeats,
         results.seconds,
@@ -28,7 +28,7 @@ pub(crate) fn table(results: &Results) -> String {
         "agents' CPU",
     );
     for case in results.cases() {
-        for plane in Plane::ALL {
+        for plane in results.planes() {
             row(&mut text, results, case, plane);
         }
     }
@@ -74,7 +74,7 @@ fn row(text: &mut String, results: &Results, case: Case, plane: Plane) {
     let name = if plane == Plane::Plain { case.to_string() } else { String::new() };
     let _ = writeln!(
         text,
-        "   {name:<13} {:<8} {rate:<32} {ratio:<22} {:>8} {:>8}  {:<19} {}",
+        "   {name:<13} {:<12} {rate:<32} {ratio:<22} {:>8} {:>8}  {:<19} {}",
         plane.to_string(),
         time(spread(|sample| sample.p50_us)),
         time(spread(|sample| sample.p99_us)),
@@ -110,10 +110,34 @@ pub(crate) fn beside_ztunnel(results: &Results) -> String {
     text
 }
 
+/// What observing costs: with all of it against with none of it, in the same repeat.
+pub(crate) fn observing(results: &Results) -> String {
+    let mut text = "   all that observes on, against all of it off, of the same repeat; median \
+                    (least … most):\n"
+        .to_owned();
+    for case in results.cases() {
+        let times = |figure: fn(&Sample) -> Option<f64>| {
+            let spread = results.times(case, [Plane::Culvert, Plane::Dark], figure);
+            spread.map_or("—".to_owned(), |Spread { min, median, max }| {
+                format!("{median:.3}× ({min:.3} … {max:.3})")
+            })
+        };
+        let _ = writeln!(
+            text,
+            "   {:<13} rate {:<24} p99 {:<24} agents' CPU {}",
+            case.to_string(),
+            times(|sample| Some(sample.rate)),
+            times(|sample| sample.p99_us),
+            times(|sample| Some(sample.agents_cpu)),
+        );
+    }
+    text
+}
+
 /// All figures: `planes.PLANE.TEST`, where `ratio` is the rate relative to plain.
 pub(crate) fn json(results: &Results) -> Value {
     let mut planes = json!({});
-    for plane in Plane::ALL {
+    for plane in results.planes() {
         for case in results.cases() {
             planes[plane.to_string()][case.key()] = figures(results, case, plane);
         }
@@ -146,6 +170,13 @@ fn figures(results: &Results, case: Case, plane: Plane) -> Value {
     put("p50_times_plain", times(|sample| sample.p50_us));
     put("p99_times_plain", times(|sample| sample.p99_us));
     put("system_cpu_times_plain", times(|sample| Some(sample.system_cpu)));
+    if plane == Plane::Culvert {
+        let dark = |figure: fn(&Sample) -> Option<f64>| {
+            results.times(case, [Plane::Culvert, Plane::Dark], figure)
+        };
+        put("rate_times_dark", dark(|sample| Some(sample.rate)));
+        put("p99_times_dark", dark(|sample| sample.p99_us));
+    }
     let spread = |figure: fn(&Sample) -> Option<f64>| results.spread(case, plane, figure);
     put(rate, spread(|sample| Some(sample.rate)));
     put("p50_us", spread(|sample| sample.p50_us));
@@ -172,7 +203,7 @@ fn machine() -> String {
 #[cfg(test)]
 mod tests {
     use super::super::figures::tests::sample;
-    use super::{Case, Plane, Results, beside_ztunnel, json, table};
+    use super::{Case, Plane, Results, beside_ztunnel, json, observing, table};
 
     fn results() -> Results {
         let case = Case { test: "bulk1".parse().unwrap(), awake: false };
@@ -203,5 +234,20 @@ mod tests {
         let beside = beside_ztunnel(&results());
         assert!(beside.contains("no worse"), "{beside}");
         assert!(beside.ends_with("compared: 2 figures, 0 worse"), "{beside}");
+    }
+
+    #[test]
+    fn cost_of_observing_is_told_where_it_was_measured() {
+        let mut results = results();
+        let case = results.cases()[0];
+        assert!(observing(&results).contains("rate —"));
+        assert!(json(&results)["planes"]["culvert-dark"].is_null());
+        for rate in [10.0, 12.0] {
+            results.add(case, Plane::Dark, sample(rate));
+        }
+        let told = observing(&results);
+        assert!(told.contains("rate 0.500× (0.500 … 0.500)"), "{told}");
+        assert_eq!(json(&results)["planes"]["culvert"]["bulk1"]["rate_times_dark"], 0.5);
+        assert_eq!(json(&results)["planes"]["culvert-dark"]["bulk1"]["gbps"], 11.0);
     }
 }

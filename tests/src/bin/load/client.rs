@@ -21,9 +21,13 @@ pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One request and its answer, of the same length.
-pub(crate) fn exchange(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
-    stream.write_all(buffer)?;
+/// One request and its answer, which is as long as the buffer.
+pub(crate) fn exchange(
+    stream: &mut TcpStream,
+    request: &[u8],
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    stream.write_all(request)?;
     stream.read_exact(buffer)
 }
 

@@ -7,6 +7,7 @@
 
 mod bulk;
 mod client;
+mod http;
 mod latency;
 mod requests;
 mod server;
@@ -52,6 +53,9 @@ enum Mode {
         /// Where it takes bytes.
         #[arg(long)]
         sink: SocketAddr,
+        /// Where it answers HTTP/1.1.
+        #[arg(long)]
+        http: Option<SocketAddr>,
     },
     /// Sends as fast as it can; counts what the sink has acknowledged at the end.
     Bulk {
@@ -73,6 +77,20 @@ enum Mode {
         #[arg(long, default_value_t = 1)]
         connections: usize,
         /// Bytes of a request and of its answer.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        #[command(flatten)]
+        work: Work,
+    },
+    /// The same with requests and answers of HTTP/1.1.
+    Http {
+        /// The server of HTTP/1.1.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Connections at a time.
+        #[arg(long, default_value_t = 1)]
+        connections: usize,
+        /// Bytes of the answer's body.
         #[arg(long, default_value_t = 64)]
         size: usize,
         #[command(flatten)]
@@ -103,10 +121,15 @@ enum Mode {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().mode {
-        Mode::Serve { echo, sink } => server::run(echo, sink),
+        Mode::Serve { echo, sink, http } => server::run(echo, sink, http),
         Mode::Bulk { to, streams, work } => bulk::run(to, streams, &work),
         Mode::PingPong { to, connections, size, work } => {
-            requests::on_kept_connections(to, connections, size, &work)
+            let request = vec![0x5a; size];
+            requests::on_kept_connections(to, connections, &request, size, &work)
+        }
+        Mode::Http { to, connections, size, work } => {
+            let (request, answer) = (http::request(size), http::answer(size).len());
+            requests::on_kept_connections(to, connections, &request, answer, &work)
         }
         Mode::Connect { to, clients, size, work } => {
             requests::on_new_connections(to, clients, size, &work)

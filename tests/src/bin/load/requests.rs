@@ -14,17 +14,18 @@ const WARM_UP: Duration = Duration::from_millis(100);
 pub(crate) fn on_kept_connections(
     to: SocketAddr,
     connections: usize,
-    size: usize,
+    request: &[u8],
+    answer: usize,
     work: &Work,
 ) -> io::Result<()> {
     let ready = || {
         let mut stream = client::connect(to)?;
-        let mut buffer = vec![0x5a; size];
-        until(Instant::now() + WARM_UP, || client::exchange(&mut stream, &mut buffer))?;
+        let mut buffer = vec![0; answer];
+        until(Instant::now() + WARM_UP, || client::exchange(&mut stream, request, &mut buffer))?;
         Ok((stream, buffer))
     };
     let run = |(mut stream, mut buffer): (_, Vec<u8>), end| {
-        until(end, || client::exchange(&mut stream, &mut buffer))
+        until(end, || client::exchange(&mut stream, request, &mut buffer))
     };
     let (all, span) = client::measured(connections, work, ready, run)?;
     tell(all, &span);
@@ -38,15 +39,16 @@ pub(crate) fn on_new_connections(
     size: usize,
     work: &Work,
 ) -> io::Result<()> {
+    let request = vec![0x5a; size];
     let ready = || {
-        let mut buffer = vec![0x5a; size];
-        until(Instant::now() + WARM_UP, || once(to, &mut buffer).map(drop))?;
+        let mut buffer = vec![0; size];
+        until(Instant::now() + WARM_UP, || once(to, &request, &mut buffer).map(drop))?;
         Ok(buffer)
     };
     let run = |mut buffer: Vec<u8>, end| {
         let mut latencies = Latencies::default();
         while Instant::now() < end {
-            latencies.add(once(to, &mut buffer)?);
+            latencies.add(once(to, &request, &mut buffer)?);
         }
         Ok(latencies)
     };
@@ -56,10 +58,10 @@ pub(crate) fn on_new_connections(
 }
 
 /// Time to the answer; the close that follows is not part of it.
-fn once(to: SocketAddr, buffer: &mut [u8]) -> io::Result<Duration> {
+fn once(to: SocketAddr, request: &[u8], buffer: &mut [u8]) -> io::Result<Duration> {
     let started = Instant::now();
     let mut stream = client::connect(to)?;
-    client::exchange(&mut stream, buffer)?;
+    client::exchange(&mut stream, request, buffer)?;
     Ok(started.elapsed())
 }
 

@@ -1,5 +1,6 @@
 //! The server: a fixed crowd of threads, so that a new connection costs no new thread.
 
+use crate::http;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
@@ -16,10 +17,11 @@ const BULK: usize = 256 << 10;
 /// Bytes read at a time by the echo; no request is longer.
 const REQUEST: usize = 64 << 10;
 
-/// Serves until it is ended; prints `listening` once both addresses take connections.
-pub(crate) fn run(echo: SocketAddr, sink: SocketAddr) -> io::Result<()> {
+/// Serves until it is ended; prints `listening` once every address takes connections.
+pub(crate) fn run(echo: SocketAddr, sink: SocketAddr, web: Option<SocketAddr>) -> io::Result<()> {
     let echoes = TcpListener::bind(echo)?;
     let sinks = TcpListener::bind(sink)?;
+    let web = web.map(TcpListener::bind).transpose()?;
     println!("listening {} {}", echoes.local_addr()?, sinks.local_addr()?);
     thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -29,6 +31,11 @@ pub(crate) fn run(echo: SocketAddr, sink: SocketAddr) -> io::Result<()> {
             thread::Builder::new()
                 .stack_size(STACK)
                 .spawn_scoped(scope, || serve(&sinks, BULK, take))?;
+            if let Some(web) = &web {
+                thread::Builder::new()
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, || serve(web, 0, http::serve))?;
+            }
         }
         Ok(())
     })
