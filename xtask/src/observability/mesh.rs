@@ -86,6 +86,10 @@ impl Mesh {
     pub(super) fn provoke(&mut self) -> Result<()> {
         self.lab.add_pod(PodSpec::new("late", NodeId::Node1))?;
         self.lab.wait_enrolled()?;
+        // A new identity makes a tunnel connection of its own, so a handshake under Prometheus' eyes.
+        let url = format!("http://{}/", self.lab.pod("b1").v4());
+        let words = ["curl", "-sS", "-m", "10", "-o", "/dev/null", &url];
+        self.lab.pod("late").run(&words, SOON)?.ok()?;
         self.export()?;
         self.ask_unknown()?;
         let good = "culvert_workload_policies{state=\"as_written\"} > 0";
