@@ -16,6 +16,7 @@ mod chain;
 mod csr;
 mod documents;
 mod files;
+mod http;
 mod messages;
 mod names;
 mod token;
@@ -51,12 +52,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "authority", run: authority::run },
     Target { name: "bundle", run: bundle::run },
     Target { name: "chain", run: chain::run },
     Target { name: "csr", run: csr::run },
     Target { name: "documents", run: documents::run },
+    Target { name: "http", run: http::run },
     Target { name: "istio_request", run: messages::istio_request },
     Target { name: "ca_messages", run: messages::ca_messages },
     Target { name: "policies", run: files::policies },

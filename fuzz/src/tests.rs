@@ -116,6 +116,10 @@ fn honest_bytes(target: &str) -> Vec<Vec<u8>> {
             let bare = CertificateParams::default().serialize_request(&key).unwrap();
             vec![request.pem().unwrap().into(), request.der().to_vec(), bare.der().to_vec()]
         }
+        "http" => vec![
+            include_bytes!("../corpus/http/honest-0").to_vec(),
+            include_bytes!("../corpus/http/honest-1").to_vec(),
+        ],
         "istio_request" => vec![istio_request()],
         "ca_messages" => {
             let asked = culvert_proto::culvert::ca::SignJwtSvidRequest {
