@@ -49,6 +49,8 @@
 //!     sample: 1                     # of clean ends
 //!     maxPerSecond: 1000
 //!   events: true                    # on pods, in a cluster
+//!   http: true                      # requests are counted, read in passing
+//!   httpExceptPorts: []
 //! admin:
 //!   socket: /run/culvert/admin.sock
 //! ```
@@ -271,6 +273,10 @@ pub struct Observe {
     /// Whether troubles of this node's pods become Events on them, where there is a cluster.
     /// Default true.
     pub events: bool,
+    /// Whether HTTP is read in passing. Default true.
+    pub http: bool,
+    /// Destination ports whose flows are not read for HTTP. Default: none.
+    pub http_except_ports: Vec<u16>,
 }
 
 /// The access log. In the file also `true` or `false` alone, for `enabled`.

@@ -11,6 +11,7 @@
 //! [`Party`].
 
 mod access;
+mod along;
 mod edges;
 mod fix;
 mod flow;
@@ -29,6 +30,7 @@ mod settings;
 mod tests;
 mod trouble;
 
+pub use along::ReadHttp;
 pub use edges::EdgeView;
 pub use flow::OpenFlow;
 pub use health::{Health, Pulse, Pulses, Readiness};

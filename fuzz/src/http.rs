@@ -5,8 +5,8 @@
 //! nothing may be told of before it was asked.
 
 use crate::Verdict;
-use culvert_agent::observe::http::{Exchange, GaveUp, MAX_PIPELINED, MAX_STREAMS, Reader, Seen};
 use culvert_agent::observe::http::Version;
+use culvert_agent::observe::http::{Exchange, GaveUp, MAX_PIPELINED, MAX_STREAMS, Reader, Seen};
 use std::sync::LazyLock;
 use std::time::Instant;
 

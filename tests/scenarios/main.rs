@@ -23,6 +23,7 @@ mod observed;
 mod outbound;
 mod policy;
 mod removal;
+mod requests;
 mod roots;
 mod rotation;
 mod transfer;

@@ -273,6 +273,8 @@ impl Parser<'_> {
             log_format: raw.log_format.unwrap_or_default(),
             access_log: self.access_log(raw.access_log)?,
             events: raw.events.unwrap_or(true),
+            http: raw.http.unwrap_or(true),
+            http_except_ports: self.ports(raw.http_except_ports)?,
         })
     }
 
@@ -297,6 +299,18 @@ impl Parser<'_> {
         )?;
         let enabled = raw.enabled.unwrap_or(default.enabled);
         Ok(AccessLog { enabled, sample, max_per_second })
+    }
+
+    fn ports(&self, ports: Vec<Spanned<u64>>) -> Result<Vec<u16>, YamlError> {
+        let port = |port: Spanned<u64>| match u16::try_from(port.value) {
+            Ok(number) if number != 0 => Ok(number),
+            _ => {
+                let problem = format!("{} is no port", port.value);
+                let field = "observe.httpExceptPorts";
+                Err(self.refuse(port.referenced, field, problem, "1 to 65535"))
+            }
+        };
+        ports.into_iter().map(port).collect()
     }
 
     fn refuse(

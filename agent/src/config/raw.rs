@@ -112,6 +112,9 @@ pub(super) struct Observe {
     pub(super) log_format: Option<LogFormat>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) events: Option<bool>,
+    pub(super) http: Option<bool>,
+    #[serde(default)]
+    pub(super) http_except_ports: Vec<Spanned<u64>>,
 }
 
 #[derive(Default, Deserialize)]

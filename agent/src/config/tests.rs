@@ -54,6 +54,8 @@ observe:
   log: warn,culvert_agent=debug
   logFormat: json
   accessLog: false
+  http: false
+  httpExceptPorts: [443, 5432]
 admin:
   socket: a.sock
 ",
@@ -71,7 +73,8 @@ admin:
     let socket = config.cni.as_ref().map(|cni| cni.socket.as_path());
     assert_eq!(socket, Some(Path::new("/etc/culvert/cni.sock")));
     assert_eq!(config.observe.log_format, LogFormat::Json);
-    assert!(!config.observe.access_log.enabled);
+    assert!(!config.observe.access_log.enabled && !config.observe.http);
+    assert_eq!(config.observe.http_except_ports, [443, 5432]);
 }
 
 #[test]
@@ -104,6 +107,11 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
             "node: a\ncapture:\n  hostProc: /host/proc\n",
             "/etc/culvert/agent.yaml:3:13: `capture.hostProc`: there is no `capture.cgroup` beside \
              it; expected both: a container's own cgroup tree holds no pods but itself",
+        ),
+        (
+            "node: a\nobserve: {httpExceptPorts: [80, 65536]}\n",
+            "/etc/culvert/agent.yaml:2:33: `observe.httpExceptPorts`: 65536 is no port; expected 1 \
+             to 65535",
         ),
         (
             "node: a\nnode: b\n",
@@ -157,7 +165,7 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
         (
             "node: a\nobserve:\n  tracing: x\n",
             "/etc/culvert/agent.yaml:3:3: unknown field `tracing`; expected one of `metrics`, \
-             `readiness`, `log`, `logFormat`, `accessLog`, `events`",
+             `readiness`, `log`, `logFormat`, `accessLog`, `events`, `http`, `httpExceptPorts`",
         ),
     ];
     for (text, expected) in cases {

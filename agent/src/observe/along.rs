@@ -1,13 +1,14 @@
 //! HTTP read along on one open flow, into the series of the flow.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use prometheus::{IntCounter, IntCounterVec};
+use prometheus::IntCounter;
 
 use super::http::{Cut, Exchange, GaveUp, Reader, Seen, Version};
 use super::labels::{FlowLabels, Reporter};
-use super::metrics::RegisterError;
+use super::metrics::{RegisterError, Registered};
 use super::reason::Reason;
 use super::series::{OUTCOMES, Outcome, Places, Series};
 
@@ -46,21 +47,18 @@ pub(super) struct HttpMetrics {
 }
 
 impl HttpMetrics {
-    /// `counters` makes and registers a family.
-    pub(super) fn new(
-        counters: impl Fn(&str, &str, &[&str]) -> Result<IntCounterVec, RegisterError>,
-    ) -> Result<Self, RegisterError> {
-        let flows = counters(
+    pub(super) fn new(registry: &Registered) -> Result<Self, RegisterError> {
+        let flows = registry.counters(
             "culvert_observe_http_flows_total",
             "Flows whose first bytes are HTTP's.",
             &["version"],
         )?;
-        let gave_up = counters(
+        let gave_up = registry.counters(
             "culvert_observe_http_gave_up_total",
             "Flows that began as HTTP and are read no further.",
             &["reason"],
         )?;
-        let unlisted = counters(
+        let unlisted = registry.counters(
             "culvert_observe_http_unlisted_total",
             "Requests that are in no series of istio_requests_total because there are too many.",
             &[],
@@ -72,11 +70,6 @@ impl HttpMetrics {
             gave_up: GaveUp::ALL.map(|why| gave_up.with_label_values(&[why.label()])),
             unlisted: unlisted.with_label_values::<&str>(&[]),
         })
-    }
-
-    /// How many outcomes are kept of all series.
-    pub(super) fn outcomes(&self) -> usize {
-        self.places.taken()
     }
 }
 
@@ -129,8 +122,8 @@ impl Along {
 pub(super) struct Place<'a> {
     pub(super) metrics: &'a HttpMetrics,
     pub(super) series: &'a Series,
-    /// Counts one request of the flow itself.
-    pub(super) request: &'a dyn Fn(),
+    /// The requests of the flow itself.
+    pub(super) requests: &'a AtomicU64,
 }
 
 struct Sink<'a> {
@@ -144,7 +137,8 @@ impl Seen for Sink<'_> {
     }
 
     fn exchange(&mut self, exchange: Exchange) {
-        (self.place.request)();
+        self.place.requests.fetch_add(1, Ordering::Relaxed);
+        self.place.series.requests.fetch_add(1, Ordering::Relaxed);
         let how = (&exchange).into();
         if !self.last.as_ref().is_some_and(|last| last.is(how)) {
             *self.last = self.place.series.outcomes.find(how, &self.place.metrics.places);
@@ -159,3 +153,6 @@ impl Seen for Sink<'_> {
         self.place.metrics.gave_up[why as usize].inc();
     }
 }
+
+#[cfg(test)]
+mod tests;

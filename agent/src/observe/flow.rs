@@ -1,11 +1,13 @@
 //! One flow from its opening to its end.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::access::{self, Ended};
+use super::along::{Along, Place};
 use super::edges::end;
 use super::labels::{FlowLabels, Reporter};
 use super::metrics::Inner;
@@ -19,6 +21,8 @@ use super::series::Series;
 pub struct OpenFlow {
     metrics: Arc<Inner>,
     state: Arc<FlowState>,
+    // Of the flow's own task alone; borrowed for one call.
+    http: RefCell<Option<Along>>,
     closed: bool,
 }
 
@@ -42,6 +46,7 @@ impl OpenFlow {
         let series = metrics.series.begin(&labels, millis(opened));
         metrics.open.with_label_values(&[labels.reporter.direction()]).inc();
         access::opened(&labels);
+        let http = RefCell::new(metrics.read_http.reader(&labels).map(Along::new));
         let state = Arc::new(FlowState {
             id: metrics.flows.number(),
             labels,
@@ -54,7 +59,7 @@ impl OpenFlow {
             series,
         });
         metrics.flows.add(Arc::clone(&state));
-        Self { metrics, state, closed: false }
+        Self { metrics, state, http, closed: false }
     }
 
     /// Counts bytes that the local workload sent.
@@ -64,8 +69,14 @@ impl OpenFlow {
         let length = bytes.len() as u64;
         let first = state.sent.fetch_add(length, Ordering::Relaxed) == 0;
         match state.labels.reporter {
-            Reporter::Source => state.request(length, first),
-            Reporter::Destination => state.response(length, first),
+            Reporter::Source => {
+                state.request(length, first);
+                self.asked(bytes);
+            }
+            Reporter::Destination => {
+                state.response(length, first);
+                self.answered(bytes);
+            }
         }
     }
 
@@ -76,20 +87,40 @@ impl OpenFlow {
         let length = bytes.len() as u64;
         let first = state.received.fetch_add(length, Ordering::Relaxed) == 0;
         match state.labels.reporter {
-            Reporter::Source => state.response(length, first),
-            Reporter::Destination => state.request(length, first),
+            Reporter::Source => {
+                state.response(length, first);
+                self.answered(bytes);
+            }
+            Reporter::Destination => {
+                state.request(length, first);
+                self.asked(bytes);
+            }
+        }
+    }
+
+    fn asked(&self, bytes: &[u8]) {
+        if let Some(http) = &mut *self.http.borrow_mut() {
+            http.request(bytes, self.place());
+        }
+    }
+
+    fn answered(&self, bytes: &[u8]) {
+        if let Some(http) = &mut *self.http.borrow_mut() {
+            http.response(bytes, self.place());
+        }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            metrics: &self.metrics.http,
+            series: &self.state.series,
+            requests: &self.state.requests,
         }
     }
 
     /// Says how long the handshake took that this flow had to wait for.
     pub fn handshake(&self, took: Duration) {
         self.state.series.handshake.observe(took);
-    }
-
-    /// Counts an HTTP request seen in passing.
-    pub fn request(&self) {
-        self.state.requests.fetch_add(1, Ordering::Relaxed);
-        self.state.series.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What was said of the flow when it opened.
@@ -127,6 +158,9 @@ impl OpenFlow {
     fn count(&mut self, reason: Reason) -> bool {
         if std::mem::replace(&mut self.closed, true) {
             return false;
+        }
+        if let Some(http) = &mut *self.http.borrow_mut() {
+            http.end(self.state.labels.reporter, reason, self.place());
         }
         self.metrics.flows.remove(self.state.id);
         self.state.series.end(reason);

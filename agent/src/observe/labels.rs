@@ -1,6 +1,7 @@
 //! Who takes part in a flow, as metrics and logs name it.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -100,7 +101,28 @@ struct Known {
     revision: String,
     app: String,
     version: String,
+    http: Http,
 }
+
+/// Whether the workload's HTTP may be read in passing. No label of a metric: it must not tell
+/// series apart that bear the same labels, so all are equal.
+#[derive(Clone, Copy, Debug)]
+struct Http(bool);
+
+impl PartialEq for Http {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Http {}
+
+impl Hash for Http {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+/// The label by which a workload keeps its HTTP from being read.
+const READ_HTTP: &str = "culvert.io/observe-http";
 
 impl Party {
     /// A workload with its labels, from which come the canonical service (its name if no label
@@ -126,6 +148,7 @@ impl Party {
             version: first(&["version"], &revision),
             service,
             revision,
+            http: Http(labels.get(READ_HTTP).is_none_or(|value| value != "false")),
         })))
     }
 
@@ -137,6 +160,12 @@ impl Party {
     /// The workload's namespace.
     pub fn namespace(&self) -> Option<&str> {
         self.0.as_ref().map(|known| known.namespace.as_str())
+    }
+
+    /// Whether its HTTP may be read in passing: unless its label `culvert.io/observe-http` is
+    /// `false`.
+    pub(super) fn http(&self) -> bool {
+        self.0.as_ref().is_none_or(|known| known.http.0)
     }
 
     /// What its six labels of the metrics say: workload, canonical service and revision,

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::access::AccessLog;
+use super::along::{HttpMetrics, ReadHttp};
 use super::edges::EdgeView;
 use super::flow::OpenFlow;
 use super::labels::{FlowLabels, Reporter};
@@ -31,6 +32,8 @@ pub(super) struct Inner {
     pub(super) open: IntGaugeVec,
     pub(super) access: AccessLog,
     pub(super) troubles: Troubles,
+    pub(super) read_http: ReadHttp,
+    pub(super) http: HttpMetrics,
 }
 
 /// Two collectors want one name, or a name or label is malformed.
@@ -48,7 +51,8 @@ pub struct RegisterError {
 pub struct EncodeError(#[source] prometheus::Error);
 
 impl Metrics {
-    /// A registry with the flow metrics and `culvert_build_info` in it.
+    /// A registry with the flow metrics and `culvert_build_info` in it. HTTP is read in passing
+    /// wherever it is.
     ///
     /// # Errors
     ///
@@ -89,10 +93,12 @@ impl Metrics {
             open: registry.gauges("culvert_flow_open", "Flows open now.", &["direction"])?,
             access: AccessLog::new(settings.access_log, unlogged),
             troubles: Troubles::new(troubles),
+            read_http: settings.http,
+            http: HttpMetrics::new(&registry)?,
             registry,
         };
-        for family in &series::FAMILIES {
-            inner.registry.name(family.name);
+        for name in series::names() {
+            inner.registry.name(name);
         }
         for reporter in [Reporter::Source, Reporter::Destination] {
             // Present from the start, so that an alert on them can tell zero from absent.
@@ -239,7 +245,7 @@ impl Metrics {
 
 /// A registry that knows the names in it.
 #[derive(Default)]
-struct Registered {
+pub(super) struct Registered {
     registry: Registry,
     // Guards the names of what is in `registry`, which the registry itself does not tell before a
     // child of a family is used. Held only for an insertion or a copy.
@@ -247,7 +253,7 @@ struct Registered {
 }
 
 impl Registered {
-    fn counters(
+    pub(super) fn counters(
         &self,
         name: &str,
         help: &str,
@@ -276,7 +282,10 @@ impl Registered {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
     }
 
-    fn register<C: Collector + 'static>(&self, collector: C) -> Result<(), RegisterError> {
+    pub(super) fn register<C: Collector + 'static>(
+        &self,
+        collector: C,
+    ) -> Result<(), RegisterError> {
         let names: Vec<_> = collector.desc().iter().map(|desc| desc.fq_name.clone()).collect();
         let name = names.first().cloned().unwrap_or_default();
         self.registry

@@ -8,12 +8,14 @@
 //! A flow finds its series once, when it opens; after that it only adds to atomics.
 
 mod buckets;
+mod outcomes;
+mod requests;
 mod table;
 mod text;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_spiffe::SpiffeId;
 
@@ -22,11 +24,22 @@ use super::reason::Reason;
 
 pub(super) use buckets::Buckets;
 pub use buckets::Quantiles;
+pub(super) use outcomes::{OUTCOMES, Outcome, Outcomes, Places};
 pub(super) use table::Table;
-pub(super) use text::{FAMILIES, encode};
 
 /// Addresses that are remembered of peers whose workload is not known.
 const STRANGERS: usize = 8;
+
+/// The names of the families that [`encode`] writes.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    text::FAMILIES.iter().map(|family| family.name).chain(requests::NAMES)
+}
+
+/// All series in Prometheus' text format.
+pub(super) fn encode(all: &[Arc<Series>], text: &mut String) {
+    requests::encode(all, text);
+    text::encode(all, text);
+}
 
 /// What makes two flows count as one series, borrowed from wherever it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +87,8 @@ pub(super) struct Series {
     pub(super) response: AtomicU64,
     /// HTTP requests seen in passing.
     pub(super) requests: AtomicU64,
+    /// The same, by how they ended.
+    pub(super) outcomes: Outcomes,
     pub(super) handshake: Buckets,
     pub(super) first_byte: Buckets,
     /// Milliseconds since 1970.
@@ -107,6 +122,7 @@ impl Series {
             request: AtomicU64::new(0),
             response: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            outcomes: Outcomes::default(),
             handshake: Buckets::default(),
             first_byte: Buckets::default(),
             last_opened: AtomicU64::new(0),

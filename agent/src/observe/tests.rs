@@ -120,14 +120,13 @@ fn open_flows_and_edges_are_told_as_they_are() {
     let metrics = Metrics::new().unwrap();
     let first = metrics.open(labels(Reporter::Source));
     let second = metrics.open(labels(Reporter::Source));
-    second.sent(&[0; 10]);
-    second.received(&[0; 300]);
+    second.sent(b"GET / HTTP/1.0\r\n\r\n");
+    second.received(b"HTTP/1.0 204 No Content\r\n\r\n");
     second.handshake(std::time::Duration::from_millis(2));
-    second.request();
     let flows = metrics.flows(1);
     assert_eq!((flows.total, flows.flows.len()), (2, 1));
     let latest = &flows.flows[0];
-    assert_eq!((latest.sent, latest.received, latest.requests), (10, 300, 1));
+    assert_eq!((latest.sent, latest.received, latest.requests), (18, 27, 1));
     assert_eq!(latest.source.workload.as_deref(), Some("a1"));
     assert_eq!(latest.hbone_address, "10.1.2.2:80".parse().ok());
     second.close(Reason::PeerReset, None);
@@ -137,7 +136,7 @@ fn open_flows_and_edges_are_told_as_they_are() {
     let [edge] = edges.as_slice() else { panic!("{edges:?}") };
     assert_eq!((edge.opened, edge.open, edge.closed), (2, 0, 2));
     assert_eq!(edge.failed, [(Reason::PeerReset, 1)]);
-    assert_eq!((edge.sent, edge.received, edge.requests, edge.port), (10, 300, 1, Some(80)));
+    assert_eq!((edge.sent, edge.received, edge.requests, edge.port), (18, 27, 1, Some(80)));
     assert!(edge.handshake.is_some() && edge.first_byte.is_some());
     assert!(edge.last_opened.elapsed().unwrap() < std::time::Duration::from_secs(60));
 }

@@ -50,12 +50,7 @@ fn histogram(text: &mut String, series: &Series, outcome: &Outcome) {
     let count = sums[BOUNDS.len()];
     let micros = outcome.micros();
     let _ = writeln!(text, "{DURATION}_bucket{{{labels},le=\"+Inf\"}} {count}");
-    let _ = writeln!(
-        text,
-        "{DURATION}_sum{{{labels}}} {}.{:03}",
-        micros / 1_000,
-        micros % 1_000
-    );
+    let _ = writeln!(text, "{DURATION}_sum{{{labels}}} {}.{:03}", micros / 1_000, micros % 1_000);
     let _ = writeln!(text, "{DURATION}_count{{{labels}}} {count}");
 }
 
@@ -69,7 +64,7 @@ impl std::fmt::Display for Labels<'_> {
         write!(
             f,
             "{}request_protocol=\"{}\",response_code=\"{}\",grpc_response_status=\"",
-            series.text.0,
+            series.text.as_str(),
             how.protocol(),
             how.status()
         )?;

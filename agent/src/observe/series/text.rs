@@ -77,6 +77,11 @@ fn ended(series: &Series, counts: fn(Reason) -> bool, sample: &mut dyn FnMut(Res
 pub(super) struct Labels(Box<str>);
 
 impl Labels {
+    /// As it is written, with a comma at its end.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     pub(super) fn new(key: Key<'_>) -> Self {
         let mut text = String::new();
         let [workload, service, revision, namespace, app, version] = key.source.values();
