@@ -219,7 +219,7 @@ fn logged_with(access_log: AccessLog, log: impl FnOnce(&Metrics)) -> String {
         .without_time()
         .finish();
     tracing::subscriber::with_default(subscriber, || {
-        log(&Metrics::with(Settings { access_log }).unwrap());
+        log(&Metrics::with(Settings { access_log, ..Settings::default() }).unwrap());
     });
     let text = written.text();
     (1..10).fold(text, |text, n| text.replace(&format!("duration={n}ms"), "duration=0ms"))
