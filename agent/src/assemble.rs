@@ -17,6 +17,7 @@ mod hand_over;
 mod kernel;
 mod mesh;
 mod removal;
+mod troubles;
 mod worker;
 
 use std::{path::Path, sync::Arc};
@@ -62,7 +63,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     let metrics = Metrics::with((&config.observe).into())?;
     let mut tasks = Tasks::new(CancellationToken::new());
     let (readiness, ready) = watch::channel(Readiness::Starting("reading workloads".into()));
-    let pulses = Pulses::default();
+    let pulses = Pulses::register(&metrics)?;
     tasks.spawn("heartbeat", {
         let (token, pulse) = (tasks.token(), pulses.add("control"));
         async move {
@@ -92,6 +93,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
         }
     });
 
+    troubles::follow(&mut tasks, &identity, &metrics);
     let routes = admin::Routes::new(&config.node, config.trust_domain.clone(), identity.clone());
     let admin = admin::Server::bind(&config.admin.socket, routes, metrics.registry())?;
     tracing::info!(name = "admin", socket = %config.admin.socket.display(), "listening");
@@ -117,7 +119,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     };
     let mut capture = Capture::attach(settings).context("the kernel side did not take hold")?;
     readiness.send_replace(Readiness::NotReady("enrolling the first workloads".into()));
-    kernel::observe(&mut tasks, &mut capture, &metrics)?;
+    kernel::observe(&mut tasks, &mut capture, &config.capture.pin_directory, &metrics)?;
 
     let drain = CancellationToken::new();
     // Ends before the others: metrics and certificates are there as long as flows drain.

@@ -7,6 +7,7 @@
 //!  enrol     one workload in: listeners, delivery routes, sk_lookup link, table entries; and out
 //!  pod       an enrolled workload as the later stages see it: a place to dial from
 //!  turn      which of two agents acts, while one takes over from the other
+//!  usage     how full the tables are
 //!  accept    accepted connections with their original source and destination
 //! ```
 //!
@@ -23,6 +24,7 @@ mod routes;
 mod self_test;
 mod tables;
 mod turn;
+mod usage;
 
 pub use accept::{Acceptor, Captured, Lost, close_in_order, reset};
 pub use enrol::Enrolled;
@@ -32,6 +34,7 @@ pub use pod::{Pod, Via};
 pub use programs::KernelLog;
 pub use tables::SharedTables;
 pub use turn::Turn;
+pub use usage::{TableUse, table_use};
 
 use std::{
     collections::{HashMap, HashSet},

@@ -99,6 +99,7 @@ pub async fn outbound(captured: Captured, stages: &Stages) {
             draw: rand::random(),
         },
     );
+    stages.metrics.decided(Reporter::Source, decision.labels());
     let to = match &decision {
         Outbound::Tunnel { to, .. } | Outbound::Passthrough { to, .. } => *to,
         Outbound::Refuse(_) => captured.original_dst,
@@ -214,7 +215,9 @@ pub async fn plaintext(captured: Captured, stages: &Stages) {
         let destination = &current(snapshot, &captured.pod);
         decide(snapshot, &InboundFlow { destination, to, source, peer: None, from_node })
     };
-    if let Inbound::Refuse(refusal) = decide(&snapshot, at_first) {
+    let decision = decide(&snapshot, at_first);
+    stages.metrics.decided(Reporter::Destination, decision.labels());
+    if let Inbound::Refuse(refusal) = decision {
         refused(stages, labels, &refusal);
         return reset(captured.stream);
     }
@@ -309,7 +312,9 @@ impl Tunnelled {
             let (source, peer) = (self.source, Some(&peer));
             decide(snapshot, &InboundFlow { destination, to, source, peer, from_node: false })
         };
-        if let Inbound::Refuse(refusal) = decide(&snapshot, at_first) {
+        let decision = decide(&snapshot, at_first);
+        stages.metrics.decided(Reporter::Destination, decision.labels());
+        if let Inbound::Refuse(refusal) = decision {
             refused(&stages, labels, &refusal);
             return incoming.refuse(Refused::Denied);
         }

@@ -13,7 +13,8 @@ use tonic::metadata::MetadataMap;
 
 use super::metrics::IdentityMetrics;
 
-/// A clock so far off is told of in the log: certificates begin a minute before they are issued.
+/// A clock so far off is told of in the log, long before it matters: certificates begin five
+/// minutes before they are issued.
 const TOLERATED: Duration = Duration::from_secs(30);
 /// Stands for: nothing is known.
 const UNKNOWN: i64 = i64::MIN;

@@ -5,13 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus::{Histogram, HistogramOpts, HistogramVec};
 use tokio::sync::watch;
+
+use super::metrics::{Metrics, RegisterError};
 
 /// How long an event loop may stand still before the agent counts as hung. Long, because to be
 /// restarted costs every connection that the agent carries.
 const STILL: Duration = Duration::from_secs(30);
-/// How often each event loop is to beat.
-const BEAT: Duration = Duration::from_secs(1);
+/// How often each event loop is to beat. Each beat also tells how late it came, so a stall that is
+/// longer than this is always seen and a shorter one in proportion.
+const BEAT: Duration = Duration::from_millis(250);
+/// Seconds that a beat came late: from the timer's own grain to a loop that hangs.
+const LAG_BUCKETS: [f64; 9] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0];
 /// What stands for an event loop that has ended.
 const ENDED: u64 = u64::MAX;
 
@@ -72,23 +78,46 @@ pub struct Pulses {
     since: Instant,
     /// Guards the list; held to add one or to look at all.
     loops: Arc<Mutex<Vec<Loop>>>,
+    /// How late beats came, by the loop's name.
+    lag: HistogramVec,
 }
 
 impl Default for Pulses {
     fn default() -> Self {
-        Self { since: Instant::now(), loops: Arc::default() }
+        Self { since: Instant::now(), loops: Arc::default(), lag: lag() }
     }
 }
 
+fn lag() -> HistogramVec {
+    let options = HistogramOpts::new(
+        "culvert_observe_loop_lag_seconds",
+        "How late the beats of event loops came, by the loop: what work that blocks costs flows.",
+    );
+    HistogramVec::new(options.buckets(LAG_BUCKETS.to_vec()), &["loop"]).expect("well-formed")
+}
+
 impl Pulses {
+    /// No event loop yet; how late they are is among `metrics`.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`] when that was asked for before.
+    pub fn register(metrics: &Metrics) -> Result<Self, RegisterError> {
+        let pulses = Self::default();
+        metrics.register(pulses.lag.clone())?;
+        Ok(pulses)
+    }
+
     /// A further event loop, under a name for people. It is to beat each [`BEAT`] from now on,
     /// and is looked at until the pulse is dropped.
     pub fn add(&self, name: impl Into<String>) -> Pulse {
-        let pulse = Pulse { since: self.since, last: Arc::default() };
+        let name = name.into();
+        let lag = self.lag.with_label_values(&[&name]);
+        let pulse = Pulse { since: self.since, last: Arc::default(), lag };
         pulse.beat();
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
         loops.retain(|(_, last)| last.load(Ordering::Relaxed) != ENDED);
-        loops.push((name.into(), Arc::clone(&pulse.last)));
+        loops.push((name, Arc::clone(&pulse.last)));
         pulse
     }
 
@@ -106,6 +135,7 @@ impl Pulses {
 pub struct Pulse {
     since: Instant,
     last: Arc<AtomicU64>,
+    lag: Histogram,
 }
 
 impl Pulse {
@@ -120,7 +150,9 @@ impl Pulse {
     pub async fn run(self) {
         loop {
             self.beat();
-            tokio::time::sleep(BEAT).await;
+            let due = tokio::time::Instant::now() + BEAT;
+            tokio::time::sleep_until(due).await;
+            self.lag.observe(due.elapsed().as_secs_f64());
         }
     }
 }
@@ -169,5 +201,27 @@ mod tests {
         assert_eq!((name.as_str(), still.as_secs()), ("worker-0", 0));
         drop(moves);
         assert_eq!(pulses.longest_still(later), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_is_kept_busy_shows_in_its_lag() {
+        let metrics = Metrics::new().unwrap();
+        let pulses = Pulses::register(&metrics).unwrap();
+        let beating = pulses.add("worker-7").run();
+        let busy = async {
+            tokio::time::sleep(BEAT / 2).await;
+            // What blocks: time passes, and no other task runs.
+            tokio::time::advance(Duration::from_millis(1500)).await;
+            tokio::time::sleep(BEAT * 3).await;
+        };
+        tokio::select! { () = beating => unreachable!(), () = busy => {} }
+        let text = metrics.encode().unwrap();
+        let of = "culvert_observe_loop_lag_seconds_bucket{loop=\"worker-7\",le=";
+        let at = |le: &str| {
+            let line = text.lines().find(|line| line.starts_with(&format!("{of}\"{le}\"}}")));
+            line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!(at("+Inf") - at("1"), 1, "{text}");
+        assert!(at("0.005") >= 2, "{text}");
     }
 }

@@ -30,6 +30,7 @@ pub(super) struct Inner {
     pub(super) flows: Open,
     pub(super) failures: IntCounterVec,
     pub(super) open: IntGaugeVec,
+    decisions: IntCounterVec,
     pub(super) access: AccessLog,
     pub(super) troubles: Troubles,
     pub(super) read_http: ReadHttp,
@@ -91,6 +92,11 @@ impl Metrics {
                 &["direction", "reason"],
             )?,
             open: registry.gauges("culvert_flow_open", "Flows open now.", &["direction"])?,
+            decisions: registry.counters(
+                "culvert_policy_decisions_total",
+                "Decisions of policy over new flows, and the kind of rule that decided.",
+                &["direction", "decision", "kind"],
+            )?,
             access: AccessLog::new(settings.access_log, unlogged),
             troubles: Troubles::new(troubles),
             read_http: settings.http,
@@ -236,6 +242,11 @@ impl Metrics {
         self.0.failures.with_label_values(&[direction, reason.label()]).inc();
         self.0.access.failed_early(labels, reason, error);
         self.0.troubles.failed(labels, reason, Some(error));
+    }
+
+    /// Counts what policy decided of a flow, and which kind of rule did: closed sets of words.
+    pub fn decided(&self, reporter: Reporter, [decision, kind]: [&'static str; 2]) {
+        self.0.decisions.with_label_values(&[reporter.direction(), decision, kind]).inc();
     }
 
     pub(super) fn troubles_of(&self) -> &Troubles {

@@ -35,6 +35,16 @@ pub enum Inbound {
     Refuse(Refusal),
 }
 
+impl Inbound {
+    /// What was decided and what kind of rule did: the texts of metric labels.
+    pub const fn labels(&self) -> [&'static str; 2] {
+        match self {
+            Self::Allow(Allowed { rule }) => ["allow", rule.kind()],
+            Self::Refuse(Refusal { rule, .. }) => ["refuse", rule.kind()],
+        }
+    }
+}
+
 /// A flow that may reach the application. Only [`inbound`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowed {

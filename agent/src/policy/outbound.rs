@@ -47,6 +47,17 @@ pub enum Outbound {
     Refuse(Refusal),
 }
 
+impl Outbound {
+    /// What was decided and why: the texts of metric labels.
+    pub const fn labels(&self) -> [&'static str; 2] {
+        match self {
+            Self::Tunnel { .. } => ["tunnel", "enrolled"],
+            Self::Passthrough { reason, .. } => ["passthrough", reason.label()],
+            Self::Refuse(Refusal { rule, .. }) => ["refuse", rule.kind()],
+        }
+    }
+}
+
 /// Why a flow goes unprotected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PassthroughReason {

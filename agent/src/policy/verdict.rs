@@ -53,6 +53,22 @@ pub enum Rule {
     },
 }
 
+impl Rule {
+    /// What kind of rule it is: the text of a metric label.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::PeerAuthentication { .. } => "peer_authentication",
+            Self::AuthorizationPolicy { .. } => "authorization_policy",
+            Self::NothingAllows { .. } => "nothing_allows",
+            Self::Default => "default",
+            Self::MutualTls => "mutual_tls",
+            Self::NodeHost => "node_host",
+            Self::IllegalPort(_) => "illegal_port",
+            Self::NoEndpoint { .. } => "no_endpoint",
+        }
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

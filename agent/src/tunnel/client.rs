@@ -234,6 +234,7 @@ impl Pool {
             expected: route.expected.clone(),
             to: route.to,
         };
+        let mut waits = None;
         loop {
             let attempt = {
                 let mut entries = self.0.entries.borrow_mut();
@@ -242,10 +243,12 @@ impl Pool {
                 if let Some(found) =
                     entry.live.iter().find(|found| found.takes_more(&self.0.limits))
                 {
+                    self.0.metrics.placed(waits.is_some());
                     return Ok((Rc::clone(found), found.place()));
                 }
                 self.attempt(&key, entry, route)?
             };
+            waits.get_or_insert_with(|| self.0.metrics.waits());
             // Those that find the new connection full come round and start the next.
             attempt.await?;
         }

@@ -29,9 +29,12 @@ pub struct TunnelMetrics {
     opened: IntCounterVec,
     limited: IntCounterVec,
     revoked: IntCounterVec,
+    reused: IntCounter,
+    awaited: IntCounter,
+    waiting: IntGauge,
 }
 
-/// A connection that is counted as open until this is dropped.
+/// A connection or a flow that is counted until this is dropped.
 pub struct Counted(IntGauge);
 
 impl Drop for Counted {
@@ -80,6 +83,18 @@ impl TunnelMetrics {
             &["end"],
         )
         .expect("well-formed");
+        let flows = counters(
+            "culvert_tunnel_pool_flows_total",
+            "Flows that got a place on an HBONE connection, by whether it was open already",
+            "connection",
+        );
+        let (reused, awaited) =
+            (flows.with_label_values(&["reused"]), flows.with_label_values(&["awaited"]));
+        let waiting = metrics.gauge(
+            "culvert_tunnel_pool_waiting_flows",
+            "Flows that wait for an HBONE connection to be opened",
+        )?;
+        metrics.register(flows)?;
         metrics.register(opened.clone())?;
         metrics.register(limited.clone())?;
         metrics.register(revoked.clone())?;
@@ -92,7 +107,7 @@ impl TunnelMetrics {
         for limit in LIMITS {
             limited.with_label_values(&[limit]);
         }
-        Ok(Self { open, opened, limited, revoked })
+        Ok(Self { open, opened, limited, revoked, reused, awaited, waiting })
     }
 
     /// Counts a connection.
@@ -106,6 +121,17 @@ impl TunnelMetrics {
     /// Counts a connection that was closed because a root was revoked.
     pub(super) fn revoked(&self, end: End) {
         self.revoked.with_label_values(&[end.label()]).inc();
+    }
+
+    /// Counts a flow that got a place on a connection, and whether it had to wait for that.
+    pub(super) fn placed(&self, waited: bool) {
+        if waited { self.awaited.inc() } else { self.reused.inc() }
+    }
+
+    /// Counts a flow as waiting for a connection until the answer is dropped.
+    pub(super) fn waits(&self) -> Counted {
+        self.waiting.inc();
+        Counted(self.waiting.clone())
     }
 
     /// Counts that a limit was reached.
