@@ -12,11 +12,19 @@
 
 mod certs;
 mod commands;
+mod connections;
 mod context;
+mod dump;
 mod error;
 mod exit;
+mod logging;
+mod manual;
+mod mesh;
 mod output;
+mod preflight;
+mod show;
 mod start;
+mod status;
 mod table;
 mod transport;
 mod when;

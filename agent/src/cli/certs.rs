@@ -18,18 +18,16 @@ use zeroize::Zeroizing;
 use super::context::Context;
 use super::error::CliError;
 use super::exit::Exit;
-use super::output::{Output, print};
-use super::transport::{Answers, Ask, Connect, Transport};
+use super::output::print;
+use super::show::Asked;
+use super::transport::{Answers, Ask, Transport};
 use crate::admin::model::{Export, Identities};
 
 /// `culvert certs`.
 #[derive(Args)]
 pub(super) struct Certificates {
     #[command(flatten)]
-    connect: Connect,
-    /// Form of the list.
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    asked: Asked,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -63,9 +61,9 @@ enum Action {
 /// # Errors
 /// No agent can be asked, one alone refuses, or a file cannot be written.
 pub(super) fn run(command: Certificates, context: &Context) -> Result<Exit, CliError> {
-    let transport = || Transport::open(&command.connect, context.plugin);
+    let transport = || command.asked.transport(context);
     match command.action {
-        None => list(&transport()?, command.output),
+        None => list(&command.asked, &transport()?),
         Some(Action::Show { root: true, .. }) => first(&transport()?, "/roots"),
         Some(Action::Show { id, root: false }) => {
             first(&transport()?, &format!("/certs/{}", id.unwrap_or_default()))
@@ -78,19 +76,11 @@ pub(super) fn run(command: Certificates, context: &Context) -> Result<Exit, CliE
     }
 }
 
-fn list(transport: &Transport, output: Output) -> Result<Exit, CliError> {
-    if !output.is_table() {
-        let mut answers: Answers<serde_json::Value> = transport.get("/certs");
-        let exit = answers.complete()?;
-        output.print(&answers.document(), |_| String::new())?;
-        return Ok(exit);
-    }
-    let mut answers: Answers<Identities> = transport.get("/certs");
-    let exit = answers.complete()?;
-    let now = OffsetDateTime::now_utc();
-    let all: Vec<_> = answers.values().collect();
-    print(&table::render(&all, answers.fleet, now, super::output::colours()))?;
-    Ok(exit)
+fn list(asked: &Asked, transport: &Transport) -> Result<Exit, CliError> {
+    asked.show(transport, "/certs", |answers: &Answers<Identities>, colours| {
+        let all: Vec<_> = answers.values().collect();
+        table::render(&all, answers.fleet, OffsetDateTime::now_utc(), colours)
+    })
 }
 
 /// Prints what the first agent says that has it: a certificate is on the nodes of its workloads.

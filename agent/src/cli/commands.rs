@@ -8,7 +8,9 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::context::Context;
 use super::exit::Exit;
-use super::{certs, control_runtime, start_log};
+use super::{
+    certs, connections, control_runtime, dump, logging, manual, mesh, preflight, start_log, status,
+};
 use crate::config::{Config, LogFormat, Observe};
 use crate::{assemble, cni, controller};
 
@@ -38,8 +40,33 @@ enum Command {
         #[arg(long, default_value = "agent.yaml")]
         config: PathBuf,
     },
+    /// Show how every agent is: workloads, identities, authority, programs.
+    Status(status::Command),
+    /// Show the connections that are open, or watch them open and close.
+    Connections(connections::Command),
+    /// Show what STRICT would cut in a namespace, by traffic really seen. Ends with 3 if anything.
+    Preflight(preflight::Command),
+    /// Show the workloads that agents know.
+    Workloads(mesh::Command),
+    /// Show the policies that agents know, and what in them does not hold as written.
+    Policies(mesh::Command),
     /// Show the certificates that agents hold.
     Certs(certs::Certificates),
+    /// Print everything that an agent has in force, without secrets.
+    ConfigDump(dump::Command),
+    /// Show the level of the agents' logs, or change it while they run.
+    Logging(logging::Command),
+    /// Print completions for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages.
+    #[command(hide = true)]
+    Man {
+        /// The directory; made if it is not there.
+        directory: PathBuf,
+    },
     /// Tell each policy of a cluster, in its status, what is made of it.
     Controller(controller::Options),
     /// The CNI plugin that holds pods' starts until they are steered.
@@ -74,7 +101,21 @@ fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
     match command {
         Command::Agent { config, print_config } => done(agent(&config, print_config)),
         Command::Release { config } => done(assemble::release(&Config::load(&config)?)),
+        Command::Status(command) => Ok(status::run(&command, context)?),
+        Command::Connections(command) => Ok(connections::run(&command, context)?),
+        Command::Preflight(command) => Ok(preflight::run(&command, context)?),
+        Command::Workloads(command) => Ok(mesh::workloads(&command, context)?),
+        Command::Policies(command) => Ok(mesh::policies(&command, context)?),
         Command::Certs(command) => Ok(certs::run(command, context)?),
+        Command::ConfigDump(command) => Ok(dump::run(&command, context)?),
+        Command::Logging(command) => Ok(logging::run(&command, context)?),
+        Command::Completion { shell } => done(manual::completion(shell, context).map_err(Into::into)),
+        Command::Man { directory } => {
+            for page in manual::pages(&directory)? {
+                super::output::print(&format!("{}\n", page.display()))?;
+            }
+            Ok(Exit::Done)
+        }
         Command::Controller(options) => {
             start_log(&options.log, LogFormat::Text, true)?;
             done(control_runtime()?.block_on(controller::run(options)))

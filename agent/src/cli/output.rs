@@ -70,10 +70,16 @@ pub fn colours() -> bool {
 
 /// Like `print!`, but a reader that has seen enough is no error.
 pub fn print(text: &str) -> Result<(), CliError> {
+    is_read(text).map(|_| ())
+}
+
+/// Prints, and says whether somebody still reads: for what would go on for ever.
+pub(super) fn is_read(text: &str) -> Result<bool, CliError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::Print(error)),
-        Ok(()) | Err(_) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::Print(error)),
     }
 }
 

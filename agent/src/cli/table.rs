@@ -83,15 +83,48 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self.rows.is_empty()
     }
 
+    /// The first columns alone.
+    pub fn first<const SOME: usize>(&self) -> Table<SOME> {
+        const { assert!(SOME <= COLUMNS) };
+        let rows = self.rows.iter();
+        Table {
+            heads: std::array::from_fn(|column| self.heads[column]),
+            rows: rows.map(|row| std::array::from_fn(|column| row[column].clone())).collect(),
+        }
+    }
+
     /// The table as text; a line a row, two blanks between columns, none at the end of a line.
     pub fn render(&self, colours: bool) -> String {
-        let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-            let cells = self.rows.iter().map(|row| row[column].text.chars().count());
-            cells.max().unwrap_or(0).max(self.heads[column].len())
-        });
+        let mut widths = self.heads.map(str::len);
+        let heads = [self.heads.map(Cell::from)];
+        self.lines(&heads, colours, &mut widths)
+    }
+
+    /// The rows, with heads or without, to stand below what was rendered before: no column gets narrower
+    /// than `widths`, which grow with the rows.
+    pub fn render_below(
+        &self,
+        with_heads: bool,
+        colours: bool,
+        widths: &mut [usize; COLUMNS],
+    ) -> String {
+        let heads = [self.heads.map(Cell::from)];
+        self.lines(if with_heads { &heads } else { &[] }, colours, widths)
+    }
+
+    fn lines(
+        &self,
+        heads: &[[Cell; COLUMNS]],
+        colours: bool,
+        widths: &mut [usize; COLUMNS],
+    ) -> String {
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.text.chars().count());
+            }
+        }
         let mut text = String::new();
-        let heads = self.heads.map(Cell::from);
-        for row in std::iter::once(&heads).chain(&self.rows) {
+        for row in heads.iter().chain(&self.rows) {
             let last = row.iter().rposition(|cell| !cell.text.is_empty()).unwrap_or(0);
             for (column, cell) in row.iter().enumerate().take(last + 1) {
                 let coloured = colours && cell.tone != Tone::Plain;
