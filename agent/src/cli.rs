@@ -37,6 +37,6 @@ pub use self::output::{Output, colours, print};
 pub use self::start::{control_runtime, start_log};
 pub use self::table::{Cell, Table, Tone, plain};
 pub use self::transport::{
-    AgentError, Answer, Answers, Ask, Connect, Fault, Transport, TransportError,
+    AgentError, Agents, Answer, Answers, Ask, Connect, Fault, Transport, TransportError,
 };
 pub use self::when::{age, relative};

@@ -209,6 +209,7 @@ pub async fn plaintext(captured: Captured, stages: &Stages) {
     let labels = FlowLabels {
         source: snapshot.by_address(source.ip()).map(|w| party(w)).unwrap_or_default(),
         destination: party(&destination),
+        from_node,
         ..FlowLabels::unknown(Reporter::Destination, source, to)
     };
     let decide = |snapshot: &Snapshot, decide: Decide| {

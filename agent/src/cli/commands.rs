@@ -109,7 +109,9 @@ fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Certs(command) => Ok(certs::run(command, context)?),
         Command::ConfigDump(command) => Ok(dump::run(&command, context)?),
         Command::Logging(command) => Ok(logging::run(&command, context)?),
-        Command::Completion { shell } => done(manual::completion(shell, context).map_err(Into::into)),
+        Command::Completion { shell } => {
+            done(manual::completion(shell, context).map_err(Into::into))
+        }
         Command::Man { directory } => {
             for page in manual::pages(&directory)? {
                 super::output::print(&format!("{}\n", page.display()))?;

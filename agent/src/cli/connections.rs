@@ -12,13 +12,24 @@ use super::exit::Exit;
 use super::output::{Output, colours, is_read, print};
 use super::show::Asked;
 use super::table::{Cell, Table, Tone};
-use super::transport::{Answers, Ask, Transport};
+use super::transport::{Answers, Transport};
 use super::when::age;
 use crate::admin::model::{Connection, Connections, Security};
 
 const HEADS: [&str; 13] = [
-    "NODE", "DIRECTION", "SOURCE", "DESTINATION", "SERVICE", "SECURITY", "PATH", "AGE", "SENT",
-    "RECEIVED", "REQUESTS", "SOURCE IDENTITY", "DESTINATION IDENTITY",
+    "NODE",
+    "DIRECTION",
+    "SOURCE",
+    "DESTINATION",
+    "SERVICE",
+    "SECURITY",
+    "PATH",
+    "AGE",
+    "SENT",
+    "RECEIVED",
+    "REQUESTS",
+    "SOURCE IDENTITY",
+    "DESTINATION IDENTITY",
 ];
 
 /// More connections than an agent has.
@@ -229,9 +240,8 @@ fn watch(command: &Command, transport: &Transport) -> Result<Exit, CliError> {
 type Event<'a> = (&'static str, &'a str, &'a Connection);
 
 fn events<'a>(known: &'a Open, open: &'a Open, heard: &[&str]) -> Vec<Event<'a>> {
-    let closed = known.iter().filter(|(key, _)| {
-        heard.contains(&key.0.as_str()) && !open.contains_key(*key)
-    });
+    let closed =
+        known.iter().filter(|(key, _)| heard.contains(&key.0.as_str()) && !open.contains_key(*key));
     let opened = open.iter().filter(|(key, _)| !known.contains_key(*key));
     let closed = closed.map(|((node, _), one)| ("closed", node.as_str(), one));
     closed.chain(opened.map(|((node, _), one)| ("opened", node.as_str(), one))).collect()
@@ -362,7 +372,7 @@ and 1 more; see them with a larger --limit
             (1024, "1.0 KiB"),
             (102_400, "100 KiB"),
             (1 << 21, "2.0 MiB"),
-            (u64::MAX, "16777216 TiB"),
+            (u64::MAX, "16777215 TiB"),
         ] {
             assert_eq!(bytes(count), text);
         }

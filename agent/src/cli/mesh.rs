@@ -63,8 +63,16 @@ fn workload_table(
         return "no workload is known\n".to_owned();
     }
     let mut table = Table::new([
-        "NAMESPACE", "NAME", "NODE", "ADDRESSES", "ENROLLED", "STEERED", "MTLS", "POLICY",
-        "IDENTITY", "LABELS",
+        "NAMESPACE",
+        "NAME",
+        "NODE",
+        "ADDRESSES",
+        "ENROLLED",
+        "STEERED",
+        "MTLS",
+        "POLICY",
+        "IDENTITY",
+        "LABELS",
     ]);
     all.values().for_each(|workload| table.push(workload_row(workload)));
     if wide { table.render(tint) } else { table.first::<8>().render(tint) }
@@ -119,7 +127,14 @@ fn policy_table(
         return "no policy is known: everything is PERMISSIVE and allowed\n".to_owned();
     }
     let mut table = Table::new([
-        "KIND", "NAMESPACE", "NAME", "SCOPE", "ACTION", "WORKLOADS", "FINDINGS", "SUMMARY",
+        "KIND",
+        "NAMESPACE",
+        "NAME",
+        "SCOPE",
+        "ACTION",
+        "WORKLOADS",
+        "FINDINGS",
+        "SUMMARY",
     ]);
     for (policy, workloads) in all.values() {
         let findings = match policy.findings.len() {

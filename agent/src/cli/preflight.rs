@@ -14,7 +14,6 @@ use time::OffsetDateTime;
 use super::context::Context;
 use super::error::CliError;
 use super::exit::Exit;
-use super::output::colours;
 use super::show::Asked;
 use super::table::{Cell, Table, Tone};
 use super::when::relative;
@@ -189,7 +188,8 @@ impl Preflight {
         let mut text = String::new();
         // Writing to a String does not fail, here and below.
         if self.cut.is_empty() {
-            let _ = writeln!(text, "no plaintext was seen that STRICT would cut in {}", self.namespace);
+            let _ =
+                writeln!(text, "no plaintext was seen that STRICT would cut in {}", self.namespace);
         } else {
             let mut table =
                 Table::new(["SOURCE", "WHO", "DESTINATION", "CONNECTIONS", "OPEN", "LAST SEEN"]);

@@ -60,8 +60,19 @@ fn render(answers: &Answers<Status>, wide: bool, now: OffsetDateTime, colours: b
         row
     });
     let mut table = Table::new([
-        "NODE", "READY", "WORKLOADS", "IDENTITIES", "EXPIRY", "AUTHORITY", "BUNDLE", "POLICIES",
-        "OPEN", "UP", "VERSION", "PROGRAMS", "CLOCK",
+        "NODE",
+        "READY",
+        "WORKLOADS",
+        "IDENTITIES",
+        "EXPIRY",
+        "AUTHORITY",
+        "BUNDLE",
+        "POLICIES",
+        "OPEN",
+        "UP",
+        "VERSION",
+        "PROGRAMS",
+        "CLOCK",
     ]);
     rows.chain(absent).for_each(|row| table.push(row));
     if wide { table.render(colours) } else { table.first::<11>().render(colours) }
@@ -216,10 +227,10 @@ mod tests {
         assert_eq!(
             render(&fleet(), true, NOW, false),
             "\
-NODE   READY      WORKLOADS  IDENTITIES     EXPIRY   AUTHORITY  BUNDLE       POLICIES        OPEN  UP       VERSION  PROGRAMS  CLOCK
-node1  ready      2/2 of 3   2              in 21 h  reached    4 (1 roots)  3               7     120 min  0.1.0    1         +0 s
-node2  not ready  1/2 of 3   2 (1 failing)  in 21 h  away       3 (1 roots)  3 (2 findings)  7     120 min  0.1.0    1         -75 s
-node3  no answer  -          -              -        -          -            -               -     -        -        -         -
+NODE   READY      WORKLOADS  IDENTITIES     EXPIRY   AUTHORITY  BUNDLE       POLICIES        OPEN  UP   VERSION  PROGRAMS  CLOCK
+node1  ready      2/2 of 3   2              in 21 h  reached    4 (1 roots)  3               7     2 h  0.1.0    1         +0 s
+node2  not ready  1/2 of 3   2 (1 failing)  in 21 h  away       3 (1 roots)  3 (2 findings)  7     2 h  0.1.0    1         -75 s
+node3  no answer  -          -              -        -          -            -               -     -    -        -         -
 "
         );
         assert!(!render(&fleet(), false, NOW, false).contains("CLOCK"));

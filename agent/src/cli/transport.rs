@@ -19,6 +19,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
@@ -69,7 +70,13 @@ pub struct Connect {
 /// A way to one or many agents.
 pub struct Transport {
     runtime: tokio::runtime::Runtime,
-    places: Vec<Place>,
+    agents: Agents,
+}
+
+/// The agents themselves, for what asks them from a runtime of its own. Cloning shares them.
+#[derive(Clone)]
+pub struct Agents {
+    places: Arc<[Place]>,
     fleet: bool,
 }
 
@@ -125,7 +132,7 @@ impl Transport {
         } else {
             vec![connect.one()?]
         };
-        Ok(Self { runtime, places, fleet })
+        Ok(Self { runtime, agents: Agents { places: places.into(), fleet } })
     }
 
     /// What every agent answers.
@@ -135,12 +142,12 @@ impl Transport {
 
     /// What every agent answers to a question.
     pub fn ask<T: DeserializeOwned>(&self, ask: &Ask) -> Answers<T> {
-        self.runtime.block_on(self.ask_all(ask))
+        self.runtime.block_on(self.agents.ask(ask))
     }
 
     /// What every agent answers, word by word.
     pub fn text(&self, ask: &Ask) -> Answers<Zeroizing<String>> {
-        self.runtime.block_on(self.text_of_all(ask))
+        self.runtime.block_on(self.agents.text(ask))
     }
 
     /// Runs a future on the command's runtime: for a command that asks again and again, or serves.
@@ -148,8 +155,15 @@ impl Transport {
         self.runtime.block_on(future)
     }
 
-    /// As [`Self::ask`], within [`Self::block_on`].
-    pub async fn ask_all<T: DeserializeOwned>(&self, ask: &Ask) -> Answers<T> {
+    /// The agents that were found.
+    pub fn agents(&self) -> Agents {
+        self.agents.clone()
+    }
+}
+
+impl Agents {
+    /// As [`Transport::ask`].
+    pub async fn ask<T: DeserializeOwned>(&self, ask: &Ask) -> Answers<T> {
         let mut answers = Answers { good: Vec::new(), faults: Vec::new(), fleet: self.fleet };
         for (place, answer) in self.each(ask).await {
             let node = place.node().map(str::to_owned);
@@ -167,8 +181,8 @@ impl Transport {
         answers
     }
 
-    /// As [`Self::text`], within [`Self::block_on`].
-    pub async fn text_of_all(&self, ask: &Ask) -> Answers<Zeroizing<String>> {
+    /// As [`Transport::text`].
+    pub async fn text(&self, ask: &Ask) -> Answers<Zeroizing<String>> {
         let mut answers = Answers { good: Vec::new(), faults: Vec::new(), fleet: self.fleet };
         for (place, answer) in self.each(ask).await {
             let node = place.node().map(str::to_owned);
@@ -182,7 +196,7 @@ impl Transport {
 
     /// Asks all at once, in the order of their nodes.
     async fn each(&self, ask: &Ask) -> Vec<(&Place, Result<Zeroizing<String>, AgentError>)> {
-        stream::iter(&self.places)
+        stream::iter(self.places.iter())
             .map(|place| async move { (place, ask.of(place).await) })
             .buffered(AT_ONCE)
             .collect()

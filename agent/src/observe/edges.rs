@@ -46,7 +46,8 @@ pub struct EdgeView {
     pub handshake: Option<Quantiles>,
     /// When the latest opened.
     pub last_opened: SystemTime,
-    /// The latest addresses of sources that are no known workload, at most eight, oldest first.
+    /// The latest addresses of sources that are no known workload, at most eight, oldest first;
+    /// the node's own host is not among them.
     pub strangers: Vec<IpAddr>,
 }
 

@@ -208,6 +208,8 @@ pub struct FlowLabels {
     pub destination_address: SocketAddr,
     /// The final destination inside the tunnel, if there is a tunnel.
     pub hbone_address: Option<SocketAddr>,
+    /// The source is the node's own host, such as the kubelet with its probes.
+    pub from_node: bool,
 }
 
 impl FlowLabels {
@@ -225,6 +227,7 @@ impl FlowLabels {
             source_address: source,
             destination_address: destination,
             hbone_address: None,
+            from_node: false,
         }
     }
 

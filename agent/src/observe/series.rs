@@ -156,7 +156,7 @@ impl Series {
             let seen = if seen == NO_PORT { port } else { SEVERAL_PORTS };
             self.port.store(seen, Ordering::Relaxed);
         }
-        if labels.source.name().is_none() {
+        if labels.source.name().is_none() && !labels.from_node {
             self.remember(labels.source_address);
         }
     }

@@ -37,6 +37,7 @@ pub(super) fn labels(reporter: Reporter) -> FlowLabels {
         source_address: "10.1.1.2:40000".parse().unwrap(),
         destination_address: "10.1.2.2:15008".parse().unwrap(),
         hbone_address: "10.1.2.2:80".parse().ok(),
+        from_node: false,
     }
 }
 
@@ -156,6 +157,18 @@ fn an_edge_remembers_the_latest_strangers() {
     let expected =
         [13, 14, 16, 17, 18, 19, 20, 15].map(|last: u8| std::net::IpAddr::from([10, 9, 9, last]));
     assert_eq!(edge.strangers, expected);
+}
+
+#[test]
+fn the_nodes_own_host_is_no_stranger() {
+    let metrics = Metrics::new().unwrap();
+    let (source, to) = ("10.9.9.1:4000".parse().unwrap(), "10.1.2.2:80".parse().unwrap());
+    let mut labels = FlowLabels::unknown(Reporter::Destination, source, to);
+    labels.from_node = true;
+    metrics.open(labels).close(Reason::Ok, None);
+    let edges = metrics.edges();
+    let [edge] = edges.as_slice() else { panic!("{edges:?}") };
+    assert_eq!((edge.opened, edge.strangers.len()), (1, 0));
 }
 
 #[test]

@@ -91,6 +91,10 @@ pub struct Edge {
     pub first_byte_ms: Option<Quantiles>,
     /// When the last one was opened.
     pub last_opened: String,
+    /// The latest addresses of sources that are no known workload and not the node's own host,
+    /// oldest first.
+    #[serde(default)]
+    pub strangers: Vec<IpAddr>,
 }
 
 /// One end of an edge; nothing is known of what is outside the mesh.

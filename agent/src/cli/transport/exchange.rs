@@ -60,16 +60,30 @@ impl Ask {
         let at = || place.to_string();
         let timed = timeout(self.deadline, async {
             let mut dialled = place.dial().await?;
-            let answer = self.send(&mut dialled, place).await;
-            match (answer, dialled.complaint) {
-                (Err(AgentError::Broken { place, source }), Some(complaint)) => {
-                    match timeout(COMPLAINT, complaint).await {
-                        Ok(Some(complaint)) => Err(AgentError::Forwarded { place, complaint }),
-                        Ok(None) | Err(_) => Err(AgentError::Broken { place, source }),
-                    }
+            let Some(complaint) = dialled.complaint.take() else {
+                return self.send(&mut dialled, place).await;
+            };
+            let mut complaint = std::pin::pin!(complaint);
+            let complained = {
+                let mut answer = std::pin::pin!(self.send(&mut dialled, place));
+                tokio::select! {
+                    // An answer that is there counts, whatever became of its connection.
+                    biased;
+                    answer = &mut answer => match answer {
+                        // Why it broke is said on another channel, perhaps a moment later.
+                        Err(broken @ AgentError::Broken { .. }) => {
+                            let why = timeout(COMPLAINT, complaint).await;
+                            why.ok().flatten().ok_or(broken)?
+                        }
+                        answer => return answer,
+                    },
+                    complained = &mut complaint => match complained {
+                        Some(complained) => complained,
+                        None => return answer.await,
+                    },
                 }
-                (answer, _) => answer,
-            }
+            };
+            Err(AgentError::Forwarded { place: at(), complaint: complained.trim().to_owned() })
         });
         let (status, body) = timed.await.unwrap_or_else(|_| {
             Err(AgentError::TimedOut { place: at(), seconds: self.deadline.as_secs() })
