@@ -38,7 +38,7 @@ use crate::{
     capture::{self, Capture},
     config::{Config, Tunnel, WhenAgentDown},
     identity::{self, IdentityStore},
-    observe::{Health, LogControl, Metrics, Pulses, Readiness, Routes, Server},
+    observe::{self, Health, LogControl, Metrics, Pulses, Readiness, Routes, Server},
     supervise::Tasks,
     sys,
     tunnel::{Limits, TunnelMetrics},
@@ -62,6 +62,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     tracing::info!(node = config.node, open_files, log = log.get(), "agent starting");
     let metrics = Metrics::with((&config.observe).into())?;
     let mut tasks = Tasks::new(CancellationToken::new());
+    trace(&mut tasks, &config, &metrics)?;
     let (readiness, ready) = watch::channel(Readiness::Starting("reading workloads".into()));
     let pulses = Pulses::register(&metrics)?;
     tasks.spawn("heartbeat", {
@@ -164,6 +165,21 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     running.end(&config).await;
     tracing::info!("agent stopped");
     outcome
+}
+
+/// Sends spans of flows to a collector, if one is set.
+fn trace(tasks: &mut Tasks, config: &Config, metrics: &Metrics) -> anyhow::Result<()> {
+    let Some(settings) = &config.observe.traces else { return Ok(()) };
+    let endpoint = settings.endpoint.to_string();
+    let share = settings.sample_ratio.millionths();
+    let exporter = observe::traces::trace(metrics, &config.node, &endpoint, share)?;
+    tracing::info!(name = "traces", endpoint, "sending");
+    let token = tasks.token();
+    tasks.spawn("traces", async move {
+        exporter.run(token).await;
+        Ok(())
+    });
+    Ok(())
 }
 
 /// Follows the agent's own objects in the cluster, where they are known.

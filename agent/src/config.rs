@@ -51,6 +51,9 @@
 //!   events: true                    # on pods, in a cluster
 //!   http: true                      # requests are counted, read in passing
 //!   httpExceptPorts: []
+//!   traces:                         # default: off
+//!     endpoint: 127.0.0.1:4317      # of a collector, OTLP over gRPC
+//!     sampleRatio: 0.01
 //! admin:
 //!   socket: /run/culvert/admin.sock
 //! ```
@@ -74,7 +77,7 @@ use culvert_spiffe::TrustDomain;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use value::{HostPort, HumanDuration};
+pub use value::{HostPort, HumanDuration, Share};
 pub use yaml::YamlError;
 
 /// Where the admin socket is, unless set.
@@ -277,6 +280,18 @@ pub struct Observe {
     pub http: bool,
     /// Destination ports whose flows are not read for HTTP. Default: none.
     pub http_except_ports: Vec<u16>,
+    /// Where spans of flows go. Default: nowhere.
+    pub traces: Option<Traces>,
+}
+
+/// Where spans of flows go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traces {
+    /// A collector that takes OTLP over gRPC in clear text.
+    pub endpoint: HostPort,
+    /// How many of the flows that begin here are recorded. Default 1 %.
+    pub sample_ratio: Share,
 }
 
 /// The access log. In the file also `true` or `false` alone, for `enabled`.

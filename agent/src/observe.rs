@@ -28,6 +28,7 @@ mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
+pub mod traces;
 mod trouble;
 
 pub use along::ReadHttp;
@@ -43,4 +44,5 @@ pub use reason::{Reason, ResponseFlags};
 pub use series::Quantiles;
 pub use server::{Routes, ServeError, Server};
 pub use settings::Settings;
+pub use traces::{Trace, TraceParent};
 pub use trouble::Trouble;

@@ -26,11 +26,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     capture::{Captured, Lost, Pod, Via, close_in_order, reset},
     identity::IdentityStore,
-    observe::{FlowLabels, Metrics, OpenFlow, Party, Path, Reason, Reporter, Security},
+    observe::{
+        FlowLabels, Metrics, OpenFlow, Party, Path, Reason, Reporter, Security, Trace, TraceParent,
+    },
     policy::{self, ILLEGAL_PORTS, Inbound, InboundFlow, Outbound, OutboundFlow, Refusal},
     tunnel::{
         Incoming, Pool, Route, Server, StreamError,
-        hbone::{self, Refused, TraceParent},
+        hbone::{self, Refused},
         relay,
     },
     workload::{Snapshot, Workload},
@@ -164,8 +166,11 @@ async fn through_tunnel(
         expected: destination.identity.clone(),
         to,
     };
-    let trace =
-        TraceParent { trace_id: rand::random::<u128>() | 1, parent_id: rand::random::<u64>() | 1 };
+    let trace = TraceParent {
+        trace_id: rand::random::<u128>() | 1,
+        parent_id: rand::random::<u64>() | 1,
+        sampled: stages.metrics.draws(rand::random()),
+    };
     let request = hbone::request(captured.source, target, trace);
     let open = std::pin::pin!(stages.pool.open(&route, &request));
     let opened = match select(open, std::pin::pin!(relay::failure(application.socket()))).await {
@@ -174,13 +179,16 @@ async fn through_tunnel(
     };
     let stream = match opened {
         Ok(stream) => stream,
-        Err(error) => return stages.metrics.refuse(labels, error.reason(), &error),
+        Err(error) => {
+            let (metrics, reason) = (&stages.metrics, error.reason());
+            return metrics.refuse_traced(labels, trace.client(), reason, &error);
+        }
     };
     // Only now has the handshake proved both.
     labels.source_principal = Some(source.identity.clone());
     labels.destination_principal = Some(destination.identity.clone());
     labels.security = Security::MutualTls;
-    let flow = stages.metrics.open(labels);
+    let flow = stages.metrics.open(labels).traced(trace.client());
     let (send, receive, place) = stream.into_parts();
     let ended = relay::stream(application.socket(), send, receive, &flow).await;
     close(flow, ended.map_err(|seen| place.explain(seen)), [application]);
@@ -308,6 +316,7 @@ impl Tunnelled {
         let snapshot = stages.snapshot();
         let peer = incoming.peer.clone();
         let labels = self.labels(&snapshot, &peer, to);
+        let trace: Option<Trace> = incoming.trace().and_then(|asked| asked.server(rand::random()));
         let decide = |snapshot: &Snapshot, decide: Decide| {
             let destination = &current(snapshot, &self.pod);
             let (source, peer) = (self.source, Some(&peer));
@@ -316,7 +325,7 @@ impl Tunnelled {
         let decision = decide(&snapshot, at_first);
         stages.metrics.decided(Reporter::Destination, decision.labels());
         if let Inbound::Refuse(refusal) = decision {
-            refused(&stages, labels, &refusal);
+            stages.metrics.refuse_traced(labels, trace, refusal.reason, &refusal);
             return incoming.refuse(Refused::Denied);
         }
         let delivered = {
@@ -331,7 +340,7 @@ impl Tunnelled {
         let application = match delivered {
             Ok(application) => Guarded::new(application),
             Err(error) => {
-                stages.metrics.refuse(labels, error.reason(), &error);
+                stages.metrics.refuse_traced(labels, trace, error.reason(), &error);
                 return incoming.refuse(Refused::Unavailable);
             }
         };
@@ -340,7 +349,7 @@ impl Tunnelled {
             Ok(stream) => stream,
             Err(error) => return stages.metrics.refuse(labels, error.reason(), &error),
         };
-        let flow = stages.metrics.open(labels);
+        let flow = stages.metrics.open(labels).traced(trace);
         let relayed = relay::stream(application.socket(), send, receive, &flow);
         match until_refused(relayed, &stages, &self.pod, decide).await {
             Ok(ended) => close(flow, ended.map_err(|seen| cut.explain(seen)), [application]),

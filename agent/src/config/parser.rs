@@ -14,8 +14,8 @@ use serde_saphyr::{Location, Spanned};
 use super::yaml::YamlError;
 use super::{
     AccessLog, Admin, Ca, Capture, Cni, Config, DEFAULT_ADMIN_SOCKET, DEFAULT_CNI_SOCKET,
-    HumanDuration, Kubernetes, Mesh, NODE_VARIABLE, Observe, Removal, Tunnel, WorkloadApi,
-    is_dns_name, raw,
+    HumanDuration, Kubernetes, Mesh, NODE_VARIABLE, Observe, Removal, Share, Traces, Tunnel,
+    WorkloadApi, is_dns_name, raw,
 };
 
 /// Linux: `sun_path` has 108 bytes, one of them a final zero; four are left for the other name
@@ -275,6 +275,7 @@ impl Parser<'_> {
             events: raw.events.unwrap_or(true),
             http: raw.http.unwrap_or(true),
             http_except_ports: self.ports(raw.http_except_ports)?,
+            traces: raw.traces.map(|traces| self.traces(traces)).transpose()?,
         })
     }
 
@@ -299,6 +300,23 @@ impl Parser<'_> {
         )?;
         let enabled = raw.enabled.unwrap_or(default.enabled);
         Ok(AccessLog { enabled, sample, max_per_second })
+    }
+
+    fn traces(&self, raw: raw::Traces) -> Result<Traces, YamlError> {
+        let mut endpoint = raw.endpoint;
+        // As OpenTelemetry's own settings have it.
+        if let Some(rest) = endpoint.value.strip_prefix("http://") {
+            endpoint.value = rest.trim_end_matches('/').to_owned();
+        }
+        let sample_ratio = match raw.sample_ratio {
+            None => Share::HUNDREDTH,
+            Some(ratio) => Share::new(ratio.value).ok_or_else(|| {
+                let problem = format!("{} is no share", ratio.value);
+                self.refuse(ratio.referenced, "observe.traces.sampleRatio", problem, "0 to 1")
+            })?,
+        };
+        let endpoint = self.value(Some(endpoint), "observe.traces.endpoint", "")?;
+        Ok(Traces { endpoint, sample_ratio })
     }
 
     fn ports(&self, ports: Vec<Spanned<u64>>) -> Result<Vec<u16>, YamlError> {

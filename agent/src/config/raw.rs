@@ -113,8 +113,16 @@ pub(super) struct Observe {
     pub(super) access_log: Option<AccessLog>,
     pub(super) events: Option<bool>,
     pub(super) http: Option<bool>,
+    pub(super) traces: Option<Traces>,
     #[serde(default)]
     pub(super) http_except_ports: Vec<Spanned<u64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Traces {
+    pub(super) endpoint: Spanned<String>,
+    pub(super) sample_ratio: Option<Spanned<f64>>,
 }
 
 #[derive(Default, Deserialize)]

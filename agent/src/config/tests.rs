@@ -56,6 +56,7 @@ observe:
   accessLog: false
   http: false
   httpExceptPorts: [443, 5432]
+  traces: {endpoint: \"http://collector:4317/\", sampleRatio: 0.25}
 admin:
   socket: a.sock
 ",
@@ -75,6 +76,9 @@ admin:
     assert_eq!(config.observe.log_format, LogFormat::Json);
     assert!(!config.observe.access_log.enabled && !config.observe.http);
     assert_eq!(config.observe.http_except_ports, [443, 5432]);
+    let traces = config.observe.traces.as_ref().unwrap();
+    assert_eq!(traces.endpoint.to_string(), "collector:4317");
+    assert_eq!(traces.sample_ratio.millionths(), 250_000);
 }
 
 #[test]
@@ -82,7 +86,8 @@ fn what_is_printed_reads_back_as_the_same() {
     let config = parse(
         "node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\nworkloadApi: {socket: /a/b}\n\
          capture: {hostProc: /host/proc, cgroup: /host/sys/fs/cgroup}\n\
-         removal: {namespace: culvert-system, daemonSet: culvert-agent}\ncni: {}\n",
+         removal: {namespace: culvert-system, daemonSet: culvert-agent}\ncni: {}\n\
+         observe: {traces: {endpoint: \"[::1]:4317\", sampleRatio: 0.000001}}\n",
     )
     .unwrap();
     let printed = config.print().unwrap();
@@ -107,6 +112,11 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
             "node: a\ncapture:\n  hostProc: /host/proc\n",
             "/etc/culvert/agent.yaml:3:13: `capture.hostProc`: there is no `capture.cgroup` beside \
              it; expected both: a container's own cgroup tree holds no pods but itself",
+        ),
+        (
+            "node: a\nobserve: {traces: {endpoint: a:1, sampleRatio: 1.5}}\n",
+            "/etc/culvert/agent.yaml:2:47: `observe.traces.sampleRatio`: 1.5 is no share; expected \
+             0 to 1",
         ),
         (
             "node: a\nobserve: {httpExceptPorts: [80, 65536]}\n",
@@ -165,7 +175,7 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
         (
             "node: a\nobserve:\n  tracing: x\n",
             "/etc/culvert/agent.yaml:3:3: unknown field `tracing`; expected one of `metrics`, \
-             `readiness`, `log`, `logFormat`, `accessLog`, `events`, `http`, `httpExceptPorts`",
+             `readiness`, `log`, `logFormat`, `accessLog`, `events`, `http`, `traces`, `httpExceptPorts`",
         ),
     ];
     for (text, expected) in cases {

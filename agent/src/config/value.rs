@@ -6,6 +6,42 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// A share of a whole, to a millionth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    millionths: u32,
+}
+
+impl Share {
+    /// One in a hundred.
+    pub const HUNDREDTH: Self = Self { millionths: 10_000 };
+
+    /// The share that this number is. None if it is below 0, above 1 or no number.
+    pub fn new(share: f64) -> Option<Self> {
+        if !(0.0..=1.0).contains(&share) {
+            return None;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and a million"
+        )]
+        let millionths = (share * 1e6).round() as u32;
+        Some(Self { millionths })
+    }
+
+    /// How many of a million.
+    pub fn millionths(self) -> u32 {
+        self.millionths
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.millionths) / 1e6)
+    }
+}
+
 /// A host and a port to connect to; the host is a name or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]

@@ -14,6 +14,7 @@ use super::metrics::Inner;
 use super::open::FlowView;
 use super::reason::Reason;
 use super::series::Series;
+use super::traces::{Done, Trace};
 
 /// A flow that is counted as opened. `Open -> Closed`, by [`OpenFlow::close`] or by dropping it.
 ///
@@ -23,6 +24,7 @@ pub struct OpenFlow {
     state: Arc<FlowState>,
     // Of the flow's own task alone; borrowed for one call.
     http: RefCell<Option<Along>>,
+    trace: Option<Trace>,
     closed: bool,
 }
 
@@ -59,7 +61,14 @@ impl OpenFlow {
             series,
         });
         metrics.flows.add(Arc::clone(&state));
-        Self { metrics, state, http, closed: false }
+        Self { metrics, state, http, trace: None, closed: false }
+    }
+
+    /// Says where this flow's span is to be recorded, if it is to be.
+    #[must_use = "the flow is handed back"]
+    pub fn traced(mut self, trace: Option<Trace>) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// Counts bytes that the local workload sent.
@@ -108,6 +117,22 @@ impl OpenFlow {
         if let Some(http) = &mut *self.http.borrow_mut() {
             http.response(bytes, self.place());
         }
+    }
+
+    fn record(&self, reason: Reason) {
+        let (Some(trace), Some(traces)) = (self.trace, self.metrics.traces.get()) else { return };
+        let state = &*self.state;
+        traces.record(&Done {
+            trace,
+            labels: &state.labels,
+            opened: state.opened,
+            // By the monotonic clock: no span may end before it began.
+            closed: state.opened + state.started.elapsed(),
+            sent: state.sent.load(Ordering::Relaxed),
+            received: state.received.load(Ordering::Relaxed),
+            requests: state.requests.load(Ordering::Relaxed),
+            reason,
+        });
     }
 
     fn place(&self) -> Place<'_> {
@@ -162,6 +187,7 @@ impl OpenFlow {
         if let Some(http) = &mut *self.http.borrow_mut() {
             http.end(self.state.labels.reporter, reason, self.place());
         }
+        self.record(reason);
         self.metrics.flows.remove(self.state.id);
         self.state.series.end(reason);
         let direction = self.state.labels.reporter.direction();

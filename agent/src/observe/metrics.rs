@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -18,6 +18,7 @@ use super::open::{FlowsView, Open};
 use super::reason::Reason;
 use super::series::{self, Table};
 use super::settings::Settings;
+use super::traces::{Trace, Traces};
 use super::trouble::Troubles;
 
 /// The agent's metrics. Cheap to clone; all clones count into the same.
@@ -35,6 +36,7 @@ pub(super) struct Inner {
     pub(super) troubles: Troubles,
     pub(super) read_http: ReadHttp,
     pub(super) http: HttpMetrics,
+    pub(super) traces: OnceLock<Traces>,
 }
 
 /// Two collectors want one name, or a name or label is malformed.
@@ -100,6 +102,7 @@ impl Metrics {
             access: AccessLog::new(settings.access_log, unlogged),
             troubles: Troubles::new(troubles),
             read_http: settings.http,
+            traces: OnceLock::new(),
             http: HttpMetrics::new(&registry)?,
             registry,
         };
@@ -208,6 +211,17 @@ impl Metrics {
         Ok(text)
     }
 
+    /// From now on spans are recorded. A second call changes nothing.
+    pub(super) fn record(&self, traces: Traces) {
+        // Metrics of one name cannot be registered twice, so nobody comes here twice.
+        let _ = self.0.traces.set(traces); // reason: see above
+    }
+
+    /// Whether the flow with this random number is to be recorded as spans.
+    pub fn draws(&self, random: u32) -> bool {
+        self.0.traces.get().is_some_and(|traces| traces.draws(random))
+    }
+
     /// Counts a flow as opened and begins to count its bytes.
     #[must_use = "a flow that is dropped counts as abandoned; close it with its reason"]
     pub fn open(&self, labels: FlowLabels) -> OpenFlow {
@@ -229,7 +243,18 @@ impl Metrics {
     /// The same as opening and closing it: opened, closed and failed all rise. At most a hundred
     /// lines a second, together with [`Self::fail_early`]; the rest is only counted.
     pub fn refuse(&self, labels: FlowLabels, reason: Reason, error: &(dyn Error + 'static)) {
-        self.open(labels).refuse(reason, error);
+        self.refuse_traced(labels, None, reason, error);
+    }
+
+    /// The same, of a flow whose span is to be recorded there.
+    pub fn refuse_traced(
+        &self,
+        labels: FlowLabels,
+        trace: Option<Trace>,
+        reason: Reason,
+        error: &(dyn Error + 'static),
+    ) {
+        self.open(labels).traced(trace).refuse(reason, error);
     }
 
     /// Counts and logs a connection that failed before it was known which flow it carries: a

@@ -1,9 +1,11 @@
 //! What an HBONE request says, and how it is answered: plain CONNECT of HTTP/2 (RFC 9113 section
 //! 8.5), as Istio ambient speaks it. Pure.
 
-use std::{fmt, net::SocketAddr};
+use std::net::SocketAddr;
 
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header::FORWARDED};
+
+use crate::observe::TraceParent;
 
 /// Why a request is not one that we serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,19 +62,9 @@ pub fn request(source: SocketAddr, target: SocketAddr, trace: TraceParent) -> Re
     request
 }
 
-/// The W3C trace context of one connection: version 00, not sampled.
-#[derive(Clone, Copy, Debug)]
-pub struct TraceParent {
-    /// Not zero.
-    pub trace_id: u128,
-    /// Not zero.
-    pub parent_id: u64,
-}
-
-impl fmt::Display for TraceParent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-00", self.trace_id, self.parent_id)
-    }
+/// The trace that a request belongs to, if its `traceparent` says one.
+pub fn trace<B>(request: &Request<B>) -> Option<TraceParent> {
+    TraceParent::parse(request.headers().get("traceparent")?.to_str().ok()?)
 }
 
 /// What a refusing answer means, as Istio's proxies give it.
@@ -123,7 +115,7 @@ mod tests {
     fn our_own_requests_are_understood() {
         for text in ["10.1.2.3:80", "[fd00::1]:8080"] {
             let to: SocketAddr = text.parse().unwrap();
-            let trace = TraceParent { trace_id: 1, parent_id: 2 };
+            let trace = TraceParent { trace_id: 1, parent_id: 2, sampled: false };
             let request = request("10.0.0.9:4000".parse().unwrap(), to, trace);
             assert_eq!(target(&request), Ok(to));
             assert_eq!(request.headers()["forwarded"], "for=\"10.0.0.9:4000\"");
@@ -131,6 +123,7 @@ mod tests {
                 request.headers()["traceparent"],
                 "00-00000000000000000000000000000001-0000000000000002-00"
             );
+            assert_eq!(super::trace(&request), Some(trace));
         }
     }
 

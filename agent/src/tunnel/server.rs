@@ -30,6 +30,7 @@ use super::{
     read_ahead::ReadAhead,
 };
 use crate::identity::{Svid, handshake};
+use crate::observe::TraceParent;
 
 /// As long as it takes: streams outlive a certificate.
 const FOREVER: Duration = Duration::from_hours(24 * 365);
@@ -85,6 +86,11 @@ impl Incoming {
     /// [`BadRequest`], to be answered with [`Self::refuse`].
     pub fn target(&self) -> Result<SocketAddr, BadRequest> {
         hbone::target(&self.request)
+    }
+
+    /// The trace that the source belongs it to, if it says one.
+    pub fn trace(&self) -> Option<TraceParent> {
+        hbone::trace(&self.request)
     }
 
     /// Answers 200: from now on bytes follow.
