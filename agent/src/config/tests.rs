@@ -115,7 +115,7 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
         ),
         (
             "node: a\nobserve: {traces: {endpoint: a:1, sampleRatio: 1.5}}\n",
-            "/etc/culvert/agent.yaml:2:47: `observe.traces.sampleRatio`: 1.5 is no share; expected \
+            "/etc/culvert/agent.yaml:2:48: `observe.traces.sampleRatio`: 1.5 is no share; expected \
              0 to 1",
         ),
         (
