@@ -18,6 +18,7 @@ mod errors;
 mod hand_over;
 mod harness;
 mod hostile;
+mod map;
 mod mutual_tls;
 mod observed;
 mod outbound;

@@ -27,6 +27,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod browser;
 mod cgroup;
 mod clock;
 mod files;
@@ -43,6 +44,7 @@ pub mod sweep;
 pub mod usage;
 mod wait;
 
+pub use browser::{Browser, Look};
 pub use clock::Clock;
 pub use files::{AgentSettings, PodSpec};
 pub use guard::{Missing, check};

@@ -82,6 +82,12 @@ const NEEDS: &[Need] = &[
     need(Purpose::Run, Sign::Program("nghttpd"), "nghttp2-server"),
     need(Purpose::Observability, Sign::Program("prometheus"), "prometheus"),
     need(Purpose::Observability, Sign::Program("promtool"), "prometheus"),
+    need(Purpose::Run, Sign::Program("chromium"), "chromium"),
+    need(
+        Purpose::Run,
+        Sign::File("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
+        "fonts-dejavu-core",
+    ),
     need(Purpose::Kubernetes, Sign::Program("runc"), "runc"),
     need(Purpose::Kubernetes, Sign::File("/usr/lib/cni/bridge"), "containernetworking-plugins"),
     need(Purpose::Kubernetes, Sign::Program("iptables"), "iptables"),

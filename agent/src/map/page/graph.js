@@ -225,7 +225,7 @@ function dress(element, { quiet, dim, chosen }) {
 }
 
 function makePath(link, pick) {
-  return s("g", { class: `link ${link.kind}`, onclick: pick },
+  return s("g", { class: `link ${link.kind}`, "data-id": link.id, onclick: pick },
     s("path", { class: "hit" }), s("path", { class: "line" }), s("path", { class: "flow" }));
 }
 

@@ -26,7 +26,8 @@ export function scene(model, { open, together, kinds }) {
     bases.get(own).push(node);
     namespaces.set(node.namespace, (namespaces.get(node.namespace) ?? 0) + 1);
   }
-  const many = bases.size > MANY;
+  // A mesh of one namespace would be a picture of one thing.
+  const many = bases.size > MANY && namespaces.size > 1;
   const shut = (name) => namespaces.get(name) > 1 && !(open.get(name) ?? !many);
   const place = new Map();
   const nodes = new Map();
@@ -61,6 +62,8 @@ function gather(links, place, kinds) {
   for (const link of links.values()) {
     if (!kinds.has(link.kind)) continue;
     const [source, target] = [place.get(link.source), place.get(link.target)];
+    // That a closed namespace has mutual TLS inside it is no news; what else there is, is.
+    if (source === target && source.endsWith("/*") && link.kind === "mtls") continue;
     const id = `${source}|${target}|${link.kind}`;
     const known = gathered.get(id);
     gathered.set(id, known ? joined(known, link) : { ...link, id, source, target, parts: [link] });

@@ -180,8 +180,9 @@ function health(times) {
 function announce(before) {
   const news = [];
   for (const [id, link] of model.links) {
-    const refusedMore = link.kind === "refused" && link.refusals > (before.get(id)?.refusals ?? 0);
-    if (!before.has(id) || refusedMore) news.push(spoken(link, { nodes: model.nodes }));
+    // Once when it begins, not each time that it goes on.
+    const begins = link.rates.refusals > 0 && link.history.slice(-16, -1).every((value) => value === 0);
+    if (!before.has(id) || begins) news.push(spoken(link, { nodes: model.nodes }));
   }
   if (!news.length) return;
   say(at("spoken"), news.length > 3 ? `${news.slice(0, 3).join(". ")}. And ${news.length - 3} more.` : news.join(". "));

@@ -162,7 +162,8 @@ export function slowest(quantiles) {
 }
 
 function serviceOf(edge) {
-  const service = meaningful(edge.service);
+  // As one writes it in the cluster: `cart.shop`.
+  const service = meaningful(edge.service)?.replace(/\.svc\..+$/, "");
   return service ? (edge.port ? `${service}:${edge.port}` : service) : edge.port ? `port ${edge.port}` : null;
 }
 
