@@ -3,8 +3,11 @@
 // A link that passes a column gets a lane in it, as if something stood there: so it is drawn
 // between the others and not across them.
 
-/** Most that stand in one column. */
-export const TALL = 9;
+/** Most that stand in one column of so many: a large picture is as high as it is wide. */
+export function tall(number) {
+  return Math.max(9, Math.ceil(Math.sqrt(number * 2.3)));
+}
+
 const SWEEPS = 6;
 /** Beyond so many lanes there is no room between them: links then go straight across. */
 const LANES = 40;
@@ -35,7 +38,7 @@ export function columns(ids, arcs) {
     }
   }
   order(raw, near);
-  return { columns: raw.flatMap(split), lanes };
+  return { columns: raw.flatMap((column) => split(column, tall(ids.length))), lanes };
 }
 
 /** Whether an item of a column is a lane. */
@@ -57,7 +60,7 @@ function depths(ids, arcs) {
   }
   // Where all call all, depth says little, and a picture of few columns is easier to read.
   const deepest = Math.max(0, ...depth.values());
-  const most = Math.max(5, Math.ceil(Math.sqrt(ids.length * 1.5)));
+  const most = Math.max(5, Math.ceil(Math.sqrt(ids.length / 4)));
   if (deepest >= most) {
     for (const [id, own] of depth) depth.set(id, Math.floor((own * most) / (deepest + 1)));
   }
@@ -108,8 +111,8 @@ function order(raw, near) {
 }
 
 /** A column that is too tall becomes several. */
-function split(column) {
-  const parts = Math.ceil(column.filter((id) => !isLane(id)).length / TALL) || 1;
+function split(column, most) {
+  const parts = Math.ceil(column.filter((id) => !isLane(id)).length / most) || 1;
   const size = Math.ceil(column.length / parts);
   return Array.from({ length: parts }, (_, part) => column.slice(part * size, (part + 1) * size));
 }

@@ -37,19 +37,20 @@ export class Feed {
     clearTimeout(this.#timer);
     if (this.#asking || this.paused) return;
     this.#asking = true;
+    let answer = null;
     try {
-      const answer = await ask(this.#path);
+      answer = await ask(this.#path);
       this.#failures = 0;
-      this.#took(answer);
     } catch (error) {
       this.#failures += 1;
       this.#failed(error, this.#failures);
-    } finally {
-      this.#asking = false;
-      // Hidden pages ask nothing; they are told when they are seen again.
-      const wait = Math.min(SLOWEST, EVERY * 2 ** Math.max(0, this.#failures - 1));
-      if (!this.paused && !document.hidden) this.#timer = setTimeout(() => this.now(), wait);
     }
+    this.#asking = false;
+    // Hidden pages ask nothing; they are told when they are seen again.
+    const wait = Math.min(SLOWEST, EVERY * 2 ** Math.max(0, this.#failures - 1));
+    if (!this.paused && !document.hidden) this.#timer = setTimeout(() => this.now(), wait);
+    // Last: a fault of the page's own is thrown as such, and is not taken for the agent's.
+    if (answer) this.#took(answer);
   }
 
   pause(paused) {

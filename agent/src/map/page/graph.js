@@ -19,7 +19,7 @@ export class Graph {
   #svg;
   #layers;
   #kept = { boxes: new Map(), paths: new Map(), nodes: new Map(), badges: new Map() };
-  #shape = "";
+  #shape = null;
   #places = null;
   #drawn = new Map();
   #scene = null;

@@ -4,7 +4,7 @@
 //   2. the namespaces, as boxes of the size that came out, stand in columns by the same rule
 //   3. links are curves from right sides to left sides (curves.js), along the lanes of 1 and 2
 
-import { TALL, columns, isLane } from "./columns.js";
+import { columns, isLane, tall } from "./columns.js";
 
 export const NODE = { width: 184, height: 50 };
 export const BOX = { pad: 18, head: 40 };
@@ -126,7 +126,7 @@ function placeRest(rest, places, top, wide, gap) {
   if (!rest.length) return { width: 0, bottom: 0 };
   const step = NODE.width + GAP.row;
   const beside = Math.floor((wide + GAP.row) / step);
-  const across = Math.min(rest.length, Math.max(1, beside, Math.ceil(rest.length / TALL)));
+  const across = Math.min(rest.length, Math.max(1, beside, Math.ceil(rest.length / tall(rest.length))));
   rest.forEach((id, index) => {
     const [row, column] = [Math.floor(index / across), index % across];
     places.set(id, {
