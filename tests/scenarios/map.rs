@@ -163,7 +163,7 @@ fn pictures(browser: &mut Browser, folder: &Path) -> Result<()> {
     let settled = "(document.querySelector('.spark polyline')?.points.length ?? 0) >= 10";
     click(browser, &link)?;
     browser.until("some history", settled)?;
-    let mut take = |browser: &mut Browser, name: &str, look: Look| -> Result<()> {
+    let take = |browser: &mut Browser, name: &str, look: Look| -> Result<()> {
         browser.look(look)?;
         // Two frames, so that the window has its new size.
         let drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))";
@@ -175,6 +175,7 @@ fn pictures(browser: &mut Browser, folder: &Path) -> Result<()> {
     take(browser, "map-details.png", Look { dark: true, ..look })?;
     click(browser, "#panel .close")?;
     click(browser, "#zoom-fit")?;
+    browser.eval("document.activeElement.blur()")?;
     take(browser, "map.png", look)?;
     take(browser, "map-dark.png", Look { dark: true, ..look })?;
     browser.look(Look::default())

@@ -80,7 +80,7 @@ impl Traffic {
             processes.push(caller(lab.pod(source), lab.pod(target), port, pause)?);
         }
         let to = postgres.at(5432).to_string();
-        processes.push(lab.pod("gateway").app(&["hold", "--to", &to, "--count", "4"])?);
+        processes.push(lab.pod("cart").app(&["hold", "--to", &to, "--count", "4"])?);
         Ok(Self { processes })
     }
 }

@@ -172,7 +172,7 @@ function times(link) {
   const row = (name, q) => h("tr", {}, h("th", { scope: "row" }, name), cell(q, "p50"), cell(q, "p99"));
   return h("table", { class: "times" },
     h("thead", {}, h("tr", {}, h("td"), h("th", { scope: "col" }, "p50"), h("th", { scope: "col" }, "p99"))),
-    h("tbody", {}, link.kind === "mtls" ? row("TLS handshake", link.handshake) : null, row("First byte", link.firstByte)));
+    h("tbody", {}, link.handshake ? row("TLS handshake", link.handshake) : null, row("First byte", link.firstByte)));
 }
 
 function reasons(link) {
