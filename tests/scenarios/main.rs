@@ -6,6 +6,7 @@ mod authorization;
 mod backpressure;
 mod certs;
 mod churn;
+mod classics;
 mod clock;
 mod cni;
 mod configuration;
