@@ -59,6 +59,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let open_files =
         sys::rlimit::raise_open_files().context("cannot raise the limit of open files")?;
+    let config = Arc::new(config);
     tracing::info!(node = config.node, open_files, log = log.get(), "agent starting");
     let metrics = Metrics::with((&config.observe).into())?;
     let mut tasks = Tasks::new(CancellationToken::new());
@@ -95,16 +96,20 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     });
 
     troubles::follow(&mut tasks, &identity, &metrics);
-    let routes = admin::Routes::new(&config.node, config.trust_domain.clone(), identity.clone());
-    let admin = admin::Server::bind(&config.admin.socket, routes, metrics.registry())?;
-    tracing::info!(name = "admin", socket = %config.admin.socket.display(), "listening");
-    tasks.spawn("admin", {
-        let token = tasks.token();
-        async move {
-            admin.run(token).await;
-            Ok(())
-        }
+    let steered = watch::Sender::default();
+    let (programs, quit) = (watch::Sender::default(), stop.quit());
+    let routes = admin::Routes::new(admin::Parts {
+        config: Arc::clone(&config),
+        snapshots: snapshots.clone(),
+        identities: identity.clone(),
+        steered: steered.subscribe(),
+        readiness: readiness.subscribe(),
+        programs: programs.subscribe(),
+        metrics: metrics.clone(),
+        log,
+        quit,
     });
+    ask(&mut tasks, &config, routes, &metrics)?;
 
     let removal = follow_removal(&mut tasks, &config).await?;
 
@@ -119,6 +124,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
         turn = hand_over::take(&config.node, &mut snapshots, &identity, &settings) => turn?,
     };
     let mut capture = Capture::attach(settings).context("the kernel side did not take hold")?;
+    programs.send_replace(programs_of(&capture));
     readiness.send_replace(Readiness::NotReady("enrolling the first workloads".into()));
     kernel::observe(&mut tasks, &mut capture, &config.capture.pin_directory, &metrics)?;
 
@@ -140,7 +146,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
         &config.node,
         snapshots,
         (Kernel { capture, turn }, identity),
-        &workers,
+        (&workers, steered),
         &metrics,
     )?;
     let (steered, ready) = (enrolment.steered(), readiness.subscribe());
@@ -180,6 +186,36 @@ fn trace(tasks: &mut Tasks, config: &Config, metrics: &Metrics) -> anyhow::Resul
         Ok(())
     });
     Ok(())
+}
+
+/// Starts the admin server.
+fn ask(
+    tasks: &mut Tasks,
+    config: &Config,
+    routes: admin::Routes,
+    metrics: &Metrics,
+) -> anyhow::Result<()> {
+    let admin = admin::Server::bind(&config.admin, routes, metrics.registry())?;
+    let address = admin.address().map(tracing::field::display);
+    tracing::info!(name = "admin", socket = %config.admin.socket.display(), address, "listening");
+    let token = tasks.token();
+    tasks.spawn("admin", async move {
+        admin.run(token).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// The programs as the admin server tells of them.
+fn programs_of(capture: &Capture) -> Vec<admin::model::Program> {
+    let programs = capture.programs().into_iter();
+    programs
+        .map(|(name, id, cgroup)| admin::model::Program {
+            name: name.to_owned(),
+            id,
+            attached: cgroup.into_iter().map(|path| path.display().to_string()).collect(),
+        })
+        .collect()
 }
 
 /// Follows the agent's own objects in the cluster, where they are known.

@@ -122,6 +122,22 @@ impl Capture {
         self.programs.take_log()
     }
 
+    /// The programs that are loaded: name, the kernel's number, and the cgroup that they hang on;
+    /// none for those that hang on each workload's namespace.
+    pub fn programs(&self) -> Vec<(String, u32, Option<&Path>)> {
+        let cgroup = self.settings.cgroup.as_path();
+        let place = |name: &str| (name != culvert_common::maps::SK_LOOKUP).then_some(cgroup);
+        let mut loaded = self.programs.loaded();
+        loaded.sort_unstable();
+        loaded
+            .into_iter()
+            .map(|(name, id)| {
+                let place = place(&name);
+                (name, id, place)
+            })
+            .collect()
+    }
+
     /// The tables that the data path reads.
     pub fn shared(&self) -> Arc<SharedTables> {
         Arc::clone(&self.shared)

@@ -56,6 +56,8 @@
 //!     sampleRatio: 0.01
 //! admin:
 //!   socket: /run/culvert/admin.sock
+//!   listen: 127.0.0.1:15000         # or off
+//!   quit: false
 //! ```
 //!
 //! Values above are the defaults. Secrets never stand in it, only the paths of their files.
@@ -82,6 +84,8 @@ pub use yaml::YamlError;
 
 /// Where the admin socket is, unless set.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/culvert/admin.sock";
+/// How a place to listen at is written that is none.
+const OFF: &str = "off";
 
 /// The environment variable that names the node, before the file's `node`: set by Kubernetes where
 /// all nodes have the same file.
@@ -316,9 +320,15 @@ impl Default for AccessLog {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Admin {
-    /// The unix socket that `culvert certs` asks, of at most 103 bytes. Default
+    /// The unix socket that `culvert` asks, of at most 103 bytes. Default
     /// [`DEFAULT_ADMIN_SOCKET`].
     pub socket: PathBuf,
+    /// Where the same is answered over TCP, but for private keys; a loopback address. Written as
+    /// `off` for nowhere. Default `127.0.0.1:15000`.
+    #[serde(serialize_with = "off_for_none")]
+    pub listen: Option<SocketAddr>,
+    /// Whether `POST /quitquitquit` ends the agent. Default false.
+    pub quit: bool,
 }
 
 /// Form of the log.
@@ -422,4 +432,19 @@ fn zero_for_none<S: serde::Serializer>(
     let number = number.map_or(0, NonZeroUsize::get);
     // A usize has at most 64 bits on every platform with eBPF.
     serializer.serialize_u64(number as u64)
+}
+
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands the field over by reference"
+)]
+fn off_for_none<S: serde::Serializer>(
+    address: &Option<SocketAddr>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_str(OFF),
+    }
 }

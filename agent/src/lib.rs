@@ -39,6 +39,8 @@ pub mod workload_api;
 
 pub mod assemble;
 
+pub mod serve;
+
 pub mod supervise;
 
 pub mod sys;

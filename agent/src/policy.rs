@@ -22,7 +22,7 @@ mod verdict;
 pub use authorization::{Authorization, authorization, would_refuse};
 pub use inbound::{Allowed, Inbound, InboundFlow, accepts_plaintext_everywhere, inbound};
 pub use outbound::{Outbound, OutboundFlow, PassthroughReason, awaits_news, outbound};
-pub use peer_authentication::{Acceptance, Effective, effective};
+pub use peer_authentication::{Acceptance, Effective, effective, ports_with_own_mode};
 pub use verdict::{Refusal, Rule};
 
 /// Ports that the mesh itself listens on in every enrolled workload: outbound capture, inbound

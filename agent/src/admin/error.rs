@@ -1,6 +1,7 @@
 //! Why the admin socket, or another of the agent's own, could not be had.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Why the admin socket, or another of the agent's own, could not be had.
@@ -32,6 +33,17 @@ pub enum AdminError {
         path: PathBuf,
         /// What names it in the configuration.
         setting: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address}; free the port, or set `admin.listen` to another or to off"
+    )]
+    Address {
+        /// The address.
+        address: SocketAddr,
         /// What the system said.
         #[source]
         source: io::Error,

@@ -1,99 +1,119 @@
-//! Accepts at the admin socket: few connections, a short life each.
+//! Listens on the unix socket and on TCP; the same is answered by both.
 
-use std::convert::Infallible;
-use std::path::Path;
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::Request;
 use prometheus::Registry;
-use tokio::net::UnixStream;
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::caller::Caller;
+use super::door::Door;
 use super::error::AdminError;
 use super::metrics::AdminMetrics;
-use super::routes::Routes;
 use super::socket::Socket;
+use super::state::Routes;
+use crate::config;
+use crate::serve::{self, Answer, Bounds, Listener, Reply};
 
-/// Connections at once; one more waits in the kernel's queue.
-const CONNECTIONS: usize = 16;
-/// Time for the head of a request, and so also the idle time between two.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest life of a connection.
-const LIFE: Duration = Duration::from_secs(30);
-/// What a failing accept waits: mostly the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A life longer than the longest profile.
+const BOUNDS: Bounds =
+    Bounds { connections: 32, head: Duration::from_secs(15), life: Duration::from_mins(2) };
 
 /// A server that listens and does not answer before [`Server::run`].
 pub struct Server {
     socket: Socket,
-    routes: Routes,
-    metrics: AdminMetrics,
+    tcp: Option<(TcpListener, SocketAddr)>,
+    front: Front,
 }
 
 impl Server {
-    /// Listens on a unix socket at `path`, replacing one that is there.
+    /// Listens on a unix socket, replacing one that is there, and on TCP where that is wanted.
     ///
     /// # Errors
-    /// The socket cannot be had, or a metric's name is taken.
+    /// One of the two cannot be had, or a metric's name is taken.
     ///
     /// # Panics
     /// When called outside a tokio runtime.
-    pub fn bind(path: &Path, routes: Routes, registry: &Registry) -> Result<Self, AdminError> {
+    pub fn bind(
+        settings: &config::Admin,
+        routes: Routes,
+        registry: &Registry,
+    ) -> Result<Self, AdminError> {
         let metrics = AdminMetrics::register(registry).map_err(AdminError::Metrics)?;
-        Ok(Self { socket: Socket::bind(path, "admin.socket")?, routes, metrics })
+        let socket = Socket::bind(&settings.socket, "admin.socket")?;
+        let listen = |address| {
+            let refuse = |source| AdminError::Address { address, source };
+            let listener = serve::listen(address).map_err(refuse)?;
+            let address = listener.local_addr().map_err(refuse)?;
+            Ok((listener, address))
+        };
+        let tcp = settings.listen.map(listen).transpose()?;
+        Ok(Self { socket, tcp, front: Front { routes, metrics } })
+    }
+
+    /// Where it listens on TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().map(|(_, address)| *address)
     }
 
     /// Answers until `stop` is cancelled, then cuts what is open, joins it and removes the socket.
     ///
     /// Dropping the future does the same, but for the joining.
     pub async fn run(self, stop: CancellationToken) {
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                Some(_) = connections.join_next() => {}
-                accepted = self.socket.listener.accept(), if connections.len() < CONNECTIONS => {
-                    match accepted {
-                        Ok((stream, _)) => {
-                            let (routes, metrics) = (self.routes.clone(), self.metrics.clone());
-                            connections.spawn(serve(stream, routes, metrics));
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "admin socket: accept failed");
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
-                        }
-                    }
-                }
+        let Self { socket, tcp, front } = self;
+        let socket = serve::run("admin socket", socket, front.clone(), BOUNDS, stop.clone());
+        let tcp = async {
+            if let Some((listener, _)) = tcp {
+                serve::run("admin", listener, front, BOUNDS, stop).await;
             }
-        }
-        connections.shutdown().await;
+        };
+        tokio::join!(socket, tcp);
     }
 }
 
-async fn serve(stream: UnixStream, routes: Routes, metrics: AdminMetrics) {
-    let caller = match Caller::of(&stream) {
-        Ok(caller) => caller,
-        Err(error) => {
-            tracing::warn!(%error, "admin socket: the kernel does not say who calls; refused");
-            return;
+impl Listener for Socket {
+    type Stream = UnixStream;
+    type Peer = Caller;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Caller)> {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            match Caller::of(&stream) {
+                Ok(caller) => return Ok((stream, caller)),
+                Err(error) => {
+                    tracing::warn!(%error, "admin socket: the kernel does not say who calls; refused");
+                }
+            }
         }
-    };
-    let service = service_fn(move |request| {
-        let (what, answer) = routes.answer(caller, &request);
-        metrics.answered(what.label(), answer.status());
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(LIFE, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
-        Err(_) => tracing::debug!("admin connection reached the end of its life"),
+    }
+}
+
+/// Answers by either door, and counts.
+#[derive(Clone)]
+struct Front {
+    routes: Routes,
+    metrics: AdminMetrics,
+}
+
+impl Front {
+    async fn counted(&self, door: Door, request: Request<()>) -> Reply {
+        let (what, reply) = self.routes.answer(door, request).await;
+        self.metrics.answered(what.label(), reply.status());
+        reply
+    }
+}
+
+impl Answer<Caller> for Front {
+    async fn answer(&self, caller: Caller, request: Request<()>) -> Reply {
+        self.counted(Door::Socket(caller), request).await
+    }
+}
+
+impl Answer<SocketAddr> for Front {
+    async fn answer(&self, _peer: SocketAddr, request: Request<()>) -> Reply {
+        self.counted(Door::Tcp, request).await
     }
 }

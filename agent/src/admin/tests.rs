@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
@@ -9,15 +10,24 @@ use http_body_util::BodyExt as _;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::model::{Export, Identities, Refusal, USERS_NAMED};
+use tracing_subscriber::{EnvFilter, reload};
+
+use super::door::Door;
+use super::model::{Export, Identities, Program, Refusal, USERS_NAMED};
 use super::*;
+use crate::config::{self, Config};
 use crate::identity::store::lab::{Lab, Running, id};
 use crate::identity::{IdentityHold, IdentityStore};
+use crate::observe::{LogControl, Metrics, Readiness};
+use crate::workload::{Snapshot, Steered};
+
+mod mesh;
 
 /// Far more than anything here takes; a test that gets there has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +39,14 @@ struct Setup {
     store: IdentityStore,
     holds: Vec<IdentityHold>,
     registry: prometheus::Registry,
+    mesh: watch::Sender<Arc<Snapshot>>,
+    steered: watch::Sender<Arc<Steered>>,
+    readiness: watch::Sender<Readiness>,
+    programs: watch::Sender<Vec<Program>>,
+    metrics: Metrics,
+    log: LogControl,
+    _filter: reload::Layer<EnvFilter, tracing_subscriber::Registry>,
+    quit: CancellationToken,
 }
 
 impl Setup {
@@ -38,33 +56,67 @@ impl Setup {
         let authority = lab.authority(Duration::from_secs(1)).await;
         let store = lab.store(Duration::from_hours(1)).await;
         let holds = ["default/a1", "default/a2"].map(|user| store.hold(&id("web"), user)).into();
+        let (log, filter) = LogControl::new("info").unwrap();
         let setup = Self {
             lab,
             _authority: authority,
             store,
             holds,
             registry: prometheus::Registry::new(),
+            mesh: watch::Sender::new(mesh::lab()),
+            steered: watch::Sender::default(),
+            readiness: watch::Sender::new(Readiness::Ready),
+            programs: watch::Sender::default(),
+            metrics: Metrics::new().unwrap(),
+            log,
+            _filter: filter,
+            quit: CancellationToken::new(),
         };
         setup.holds[0].svid().await.unwrap();
         setup
     }
 
     fn routes(&self) -> Routes {
-        Routes::new("node1", "td".parse().unwrap(), self.store.clone())
+        self.routes_of("")
+    }
+
+    /// With these lines of the configuration.
+    fn routes_of(&self, lines: &str) -> Routes {
+        let text = format!("node: node1\ntrustDomain: td\n{lines}");
+        let config = Config::parse(Path::new("/agent.yaml"), &text).unwrap();
+        Routes::new(Parts {
+            config: Arc::new(config),
+            snapshots: self.mesh.subscribe(),
+            identities: self.store.clone(),
+            steered: self.steered.subscribe(),
+            readiness: self.readiness.subscribe(),
+            programs: self.programs.subscribe(),
+            metrics: self.metrics.clone(),
+            log: self.log.clone(),
+            quit: self.quit.clone(),
+        })
     }
 
     fn socket(&self) -> PathBuf {
         self.lab.path().join("run/admin.sock")
     }
 
+    fn settings(&self) -> config::Admin {
+        config::Admin { socket: self.socket(), listen: None, quit: false }
+    }
+
     fn server(&self) -> Server {
-        Server::bind(&self.socket(), self.routes(), &self.registry).unwrap()
+        Server::bind(&self.settings(), self.routes(), &self.registry).unwrap()
     }
 }
 
 async fn ask(routes: &Routes, caller: Caller, method: Method, path: &str) -> (StatusCode, Vec<u8>) {
+    ask_by(routes, Door::Socket(caller), method, path).await
+}
+
+async fn ask_by(routes: &Routes, door: Door, method: Method, path: &str) -> (StatusCode, Vec<u8>) {
     let request = Request::builder().method(method).uri(path).body(()).unwrap();
-    let (_, answer) = routes.answer(caller, &request);
+    let (_, answer) = routes.answer(door, request).await;
     let (head, body) = Response::into_parts(answer);
     (head.status, body.collect().await.unwrap().to_bytes().to_vec())
 }
@@ -122,8 +174,14 @@ async fn export_has_chain_key_and_roots_and_needs_a_post() {
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
     let (status, _) = ask(&routes, ROOT, Method::DELETE, "/certs").await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
-    let (status, _) = ask(&routes, ROOT, Method::GET, "/config_dump").await;
+    let (status, _) = ask(&routes, ROOT, Method::GET, "/nothing").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+
+    // Nor does a key leave by TCP.
+    let path = "/certs/default/web/export";
+    let (status, body) = ask_by(&routes, Door::Tcp, Method::POST, path).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(String::from_utf8(body).unwrap().contains("unix socket only"));
 }
 
 #[tokio::test]
@@ -202,7 +260,7 @@ async fn next_agent_takes_the_socket_over_and_keeps_it() {
     let setup = Setup::new().await;
     let old = setup.server();
     let registry = prometheus::Registry::new();
-    let new = Server::bind(&setup.socket(), setup.routes(), &registry).unwrap();
+    let new = Server::bind(&setup.settings(), setup.routes(), &registry).unwrap();
     drop(old);
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     tasks.spawn(new.run(stop.clone()));
@@ -211,7 +269,8 @@ async fn next_agent_takes_the_socket_over_and_keeps_it() {
 
     let file = setup.lab.path().join("file");
     std::fs::write(&file, "kept").unwrap();
-    let refused = Server::bind(&file, setup.routes(), &prometheus::Registry::new());
+    let settings = config::Admin { socket: file.clone(), ..setup.settings() };
+    let refused = Server::bind(&settings, setup.routes(), &prometheus::Registry::new());
     assert!(matches!(refused, Err(AdminError::NotASocket { .. })));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
 }
@@ -225,4 +284,28 @@ async fn exchange(path: &Path, request: &[u8]) -> String {
         answer
     };
     timeout(PATIENCE, talk).await.unwrap()
+}
+
+#[tokio::test]
+async fn tcp_answers_the_same_to_the_loopback_only() {
+    let setup = Setup::new().await;
+    let listen = Some(([127, 0, 0, 1], 0).into());
+    let settings = config::Admin { listen, ..setup.settings() };
+    let server = Server::bind(&settings, setup.routes(), &setup.registry).unwrap();
+    let address = server.address().unwrap();
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    tasks.spawn(server.run(stop.clone()));
+    let mut heads = Vec::new();
+    for host in ["localhost", "evil.example"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /status HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        heads.push(answer);
+    }
+    assert!(heads[0].starts_with("HTTP/1.1 200") && heads[0].contains("node1"), "{}", heads[0]);
+    assert!(heads[1].starts_with("HTTP/1.1 403") && !heads[1].contains("node1"), "{}", heads[1]);
+    stop.cancel();
+    timeout(PATIENCE, tasks.join_next()).await.unwrap().unwrap().unwrap();
 }

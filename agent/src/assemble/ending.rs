@@ -12,6 +12,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{cni, host_proc, removal::Removal, worker::Workers};
 use crate::{
@@ -119,17 +120,24 @@ fn remove_files(config: &Config) {
     }
 }
 
-/// The signals that tell the agent to stop.
+/// The signals that tell the agent to stop, and the word of an operator that may.
 pub(super) struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    quit: CancellationToken,
 }
 
 impl Stop {
     /// They are handled from now on.
     pub(super) fn new() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { terminate, interrupt, quit: CancellationToken::new() })
+    }
+
+    /// What means the same as a signal when it is cancelled.
+    pub(super) fn quit(&self) -> CancellationToken {
+        self.quit.clone()
     }
 
     /// Waits until one of them comes, or has come.
@@ -140,6 +148,7 @@ impl Stop {
             // They mean the same.
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = self.quit.cancelled() => {}
         }
     }
 }

@@ -67,7 +67,7 @@ pub(super) struct Enrolment {
 }
 
 impl Enrolment {
-    /// Nothing is enrolled before [`Self::run`].
+    /// Nothing is enrolled before [`Self::run`]. Through `steered` is told what is.
     ///
     /// # Errors
     /// A metric's name is taken.
@@ -75,7 +75,7 @@ impl Enrolment {
         node: &str,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         (kernel, identity): (Kernel, IdentityStore),
-        workers: &Arc<Workers>,
+        (workers, steered): (&Arc<Workers>, watch::Sender<Arc<Steered>>),
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let enrolled = IntGauge::new(
@@ -108,7 +108,7 @@ impl Enrolment {
             turn,
             identity,
             workers,
-            steered: watch::Sender::default(),
+            steered,
             enrolled,
             missing,
             failures,

@@ -157,6 +157,14 @@ impl Programs {
         &self.pins
     }
 
+    /// Name and number of each program that the kernel has taken.
+    pub(super) fn loaded(&self) -> Vec<(String, u32)> {
+        let programs = self.object.programs();
+        programs
+            .filter_map(|(name, program)| Some((name.to_owned(), program.info().ok()?.id())))
+            .collect()
+    }
+
     pub(super) fn take_log(&mut self) -> Option<KernelLog> {
         EbpfLogger::init_with_logger(&mut self.object, tracing_log::LogTracer::new())
             .inspect_err(|error| tracing::warn!(%error, "the kernel programs' log is not read"))

@@ -14,7 +14,7 @@ use serde_saphyr::{Location, Spanned};
 use super::yaml::YamlError;
 use super::{
     AccessLog, Admin, Ca, Capture, Cni, Config, DEFAULT_ADMIN_SOCKET, DEFAULT_CNI_SOCKET,
-    HumanDuration, Kubernetes, Mesh, NODE_VARIABLE, Observe, Removal, Share, Traces, Tunnel,
+    HumanDuration, Kubernetes, Mesh, NODE_VARIABLE, OFF, Observe, Removal, Share, Traces, Tunnel,
     WorkloadApi, is_dns_name, raw,
 };
 
@@ -46,10 +46,35 @@ impl Parser<'_> {
             removal: raw.removal.map(|removal| self.removal(removal)).transpose()?,
             cni: raw.cni.map(|cni| self.cni(cni)).transpose()?,
             observe: self.observe(raw.observe)?,
-            admin: Admin {
-                socket: self.socket(raw.admin.socket, "admin.socket", DEFAULT_ADMIN_SOCKET)?,
-            },
+            admin: self.admin(raw.admin)?,
             node,
+        })
+    }
+
+    fn admin(&self, raw: raw::Admin) -> Result<Admin, YamlError> {
+        let field = "admin.listen";
+        let listen = match raw.listen {
+            Some(text) if text.value == OFF => None,
+            Some(text) => {
+                let address: SocketAddr = text.value.parse().map_err(|_| {
+                    let problem = format!("`{}` is no address to listen on", text.value);
+                    let expected = "off, or such as 127.0.0.1:15000 or [::1]:15000";
+                    self.refuse(text.referenced, field, problem, expected)
+                })?;
+                if !address.ip().is_loopback() {
+                    let problem = format!("`{address}` can be reached from elsewhere");
+                    let expected = "an address of the loopback, such as 127.0.0.1:15000, or off; \
+                                    whoever may ask can see all connections";
+                    return Err(self.refuse(text.referenced, field, problem, expected));
+                }
+                Some(address)
+            }
+            None => Some(SocketAddr::from(([127, 0, 0, 1], 15000))),
+        };
+        Ok(Admin {
+            socket: self.socket(raw.socket, "admin.socket", DEFAULT_ADMIN_SOCKET)?,
+            listen,
+            quit: raw.quit.unwrap_or(false),
         })
     }
 

@@ -129,6 +129,8 @@ pub(super) struct Traces {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Admin {
     pub(super) socket: Option<Spanned<String>>,
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) quit: Option<bool>,
 }
 
 /// `true`, `false`, or a mapping.

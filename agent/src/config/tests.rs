@@ -59,11 +59,15 @@ observe:
   traces: {endpoint: \"http://collector:4317/\", sampleRatio: 0.25}
 admin:
   socket: a.sock
+  listen: \"[::1]:15000\"
+  quit: true
 ",
     )
     .unwrap();
     assert_eq!(config.workloads.as_deref(), Some(Path::new("/srv/workloads.yaml")));
     assert_eq!(config.admin.socket, Path::new("/etc/culvert/a.sock"));
+    assert_eq!(config.admin.listen, Some("[::1]:15000".parse().unwrap()));
+    assert!(config.admin.quit);
     assert_eq!(config.policies.as_deref(), Some(Path::new("/etc/culvert/../policies.yaml")));
     assert_eq!(config.ca.address.host(), "fd00::1");
     assert_eq!(config.ca.certificate_ttl, Duration::from_secs(20));
@@ -82,14 +86,29 @@ admin:
 }
 
 #[test]
+fn admin_server_is_for_the_loopback_only() {
+    for (address, says) in [
+        ("0.0.0.0:15000", "`0.0.0.0:15000` can be reached from elsewhere"),
+        ("15000", "`15000` is no address to listen on; expected off, or such as"),
+    ] {
+        let refused = parse(&format!("node: a\nadmin: {{listen: \"{address}\"}}\n")).unwrap_err();
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+    let listen = parse("node: a\n").unwrap().admin.listen;
+    assert_eq!(listen, Some("127.0.0.1:15000".parse().unwrap()));
+}
+
+#[test]
 fn what_is_printed_reads_back_as_the_same() {
     let config = parse(
         "node: node1\npolicies: p.yaml\ntunnel: {drainTimeout: 90s}\nworkloadApi: {socket: /a/b}\n\
          capture: {hostProc: /host/proc, cgroup: /host/sys/fs/cgroup}\n\
          removal: {namespace: culvert-system, daemonSet: culvert-agent}\ncni: {}\n\
-         observe: {traces: {endpoint: \"[::1]:4317\", sampleRatio: 0.000001}}\n",
+         observe: {traces: {endpoint: \"[::1]:4317\", sampleRatio: 0.000001}}\n\
+         admin: {listen: off}\n",
     )
     .unwrap();
+    assert_eq!(config.admin.listen, None);
     let printed = config.print().unwrap();
     assert_eq!(parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}")), config);
 }

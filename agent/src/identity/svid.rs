@@ -86,6 +86,16 @@ impl Svid {
         &self.private_key
     }
 
+    /// What its handshakes as a server go by.
+    pub(crate) fn server_config(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    /// Whether its handshakes as a server turn a client without a certificate away.
+    pub fn requires_client_certificate(&self) -> bool {
+        self.profile.requires_client_certificate()
+    }
+
     /// What a person is shown of its certificate; parsed anew each time.
     ///
     /// None for what cannot be read, which no SVID is that was checked before it was made.

@@ -11,6 +11,7 @@ use culvert_spiffe::SpiffeId;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+use rustls::server::danger::ClientCertVerifier as _;
 use rustls::server::{ClientHello, ResolvesServerCert, ResolvesServerCertUsingSni};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme, SupportedCipherSuite, version::TLS13};
@@ -60,6 +61,8 @@ pub(crate) struct Profile {
     provider: Arc<CryptoProvider>,
     /// Without a key: refuses every handshake.
     server: ServerConfig,
+    /// What the verifier in `server` says.
+    requires_client_certificate: bool,
     /// Without a key, and with a verifier that is replaced for each connection.
     client: ClientConfig,
     pub(crate) metrics: IdentityMetrics,
@@ -72,11 +75,18 @@ impl Profile {
         metrics: IdentityMetrics,
     ) -> Result<Self, rustls::Error> {
         let inbound = InboundVerifier::new(roots.clone(), provider.clone());
+        let requires_client_certificate = inbound.client_auth_mandatory();
         let server = server_config(&provider, inbound)?;
         let somebody = SpiffeId::of_authority(roots.load().bundle().trust_domain());
         let somebody = OutboundVerifier::new(roots.clone(), provider.clone(), somebody);
         let client = client_config(&provider, None, Arc::new(somebody))?;
-        Ok(Self { roots, provider, server, client, metrics })
+        Ok(Self { roots, provider, server, requires_client_certificate, client, metrics })
+    }
+
+    /// Whether a client without a certificate is turned away, as the verifier of
+    /// [`Self::server_with`] has it.
+    pub(crate) fn requires_client_certificate(&self) -> bool {
+        self.requires_client_certificate
     }
 
     /// The server's configuration with a key.

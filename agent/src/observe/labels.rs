@@ -170,7 +170,7 @@ impl Party {
 
     /// What its six labels of the metrics say: workload, canonical service and revision,
     /// namespace, application and version.
-    pub(super) fn values(&self) -> [&str; 6] {
+    pub(crate) fn values(&self) -> [&str; 6] {
         let Some(known) = &self.0 else { return [UNKNOWN; 6] };
         [
             &known.workload,

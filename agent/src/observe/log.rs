@@ -89,7 +89,7 @@ impl LogControl {
     }
 
     /// The control, and the layer that it controls.
-    fn new(text: &str) -> Result<(Self, reload::Layer<EnvFilter, Registry>), BadFilter> {
+    pub(crate) fn new(text: &str) -> Result<(Self, reload::Layer<EnvFilter, Registry>), BadFilter> {
         let (layer, handle) = reload::Layer::new(parse(text)?);
         Ok((Self { handle, text: Arc::new(Mutex::new(text.to_owned())) }, layer))
     }

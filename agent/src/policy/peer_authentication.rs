@@ -57,10 +57,7 @@ pub fn effective(snapshot: &Snapshot, workload: &Workload, port: Option<u16>) ->
 }
 
 /// The ports for which the workload's own policy has a mode.
-pub(super) fn ports_with_own_mode(
-    snapshot: &Snapshot,
-    workload: &Workload,
-) -> impl Iterator<Item = u16> {
+pub fn ports_with_own_mode(snapshot: &Snapshot, workload: &Workload) -> impl Iterator<Item = u16> {
     let own = Levels::of(snapshot, workload).workload;
     own.into_iter().flat_map(|policy| policy.ports.keys().copied())
 }

@@ -231,7 +231,7 @@ impl Files {
             self.trust_domain.clone(),
             &self.root_namespace,
             workloads,
-            policies,
+            policies.with_findings(news.findings.clone()),
         )
         .map_err(|source| FileError::Contradiction { path: self.workloads.clone(), source })?;
         Ok((snapshot, news))

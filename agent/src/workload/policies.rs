@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::authorization::AuthorizationPolicy;
+use super::documents::Findings;
 use super::model::PeerAuthentication;
 
 /// Every policy of the mesh. Never changed, only replaced as a whole; snapshots that differ in
@@ -13,6 +14,8 @@ pub struct Policies {
     peer_authentications: Vec<PeerAuthentication>,
     authorizations: Vec<AuthorizationPolicy>,
     by_namespace: HashMap<String, Indices>,
+    // By kind, namespace and name, as `PeerAuthentication default/p`.
+    findings: Vec<(String, Findings)>,
 }
 
 /// Where the policies of a namespace stand.
@@ -43,7 +46,22 @@ impl Policies {
             let indices = by_namespace.entry(policy.namespace.clone()).or_default();
             indices.authorization_policies.push(index);
         }
-        Self { peer_authentications, authorizations: authorization_policies, by_namespace }
+        let (authorizations, findings) = (authorization_policies, Vec::new());
+        Self { peer_authentications, authorizations, by_namespace, findings }
+    }
+
+    /// The same with what of the documents does not hold as it is written, each under its kind,
+    /// namespace and name, as `PeerAuthentication default/p`. Changes no decision.
+    #[must_use]
+    pub fn with_findings(mut self, findings: Vec<(String, Findings)>) -> Self {
+        self.findings = findings;
+        self
+    }
+
+    /// What of the documents does not hold as it is written, also of those that are refused and so
+    /// are no policies here.
+    pub fn findings(&self) -> &[(String, Findings)] {
+        &self.findings
     }
 
     /// Every PeerAuthentication, oldest first.
@@ -92,6 +110,7 @@ impl PartialEq for Policies {
     fn eq(&self, other: &Self) -> bool {
         self.peer_authentications == other.peer_authentications
             && self.authorizations == other.authorizations
+            && self.findings == other.findings
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!     capture -> policy -> identity -> tunnel     each may name the stages to its left
 //!     workload                                    named by the stages, names none of them
-//!     observe, config, sys, supervise             named by all, name no stage
+//!     observe, config, sys, supervise, serve      named by all, name no stage
 //!     pipeline, assemble, admin, cli,
 //!     cni, controller, map, workload_api          name all, are named by none to their left
 //! ```
@@ -12,7 +12,7 @@ use super::Source;
 use std::path::Path;
 
 const STAGES: [&str; 4] = ["capture", "policy", "identity", "tunnel"];
-const COMMON: [&str; 4] = ["observe", "config", "sys", "supervise"];
+const COMMON: [&str; 5] = ["observe", "config", "sys", "supervise", "serve"];
 const TOP: [&str; 8] =
     ["pipeline", "assemble", "admin", "cli", "cni", "controller", "map", "workload_api"];
 

@@ -37,7 +37,7 @@ pub struct Policy {
 }
 
 /// A kind of policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PolicyKind {
     /// Which connections a workload takes.
     PeerAuthentication,

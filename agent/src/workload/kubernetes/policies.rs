@@ -77,16 +77,17 @@ impl PolicyTables {
     pub(super) fn policies(&mut self) -> Arc<Policies> {
         if std::mem::take(&mut self.changed) {
             let (own, others) = (&self.peer_authentications, &self.authorization_policies);
+            let mut findings = found("PeerAuthentication", own);
+            findings.extend(found("AuthorizationPolicy", others));
+            self.report.tell(own.rows().len() + others.rows().len(), &findings);
             let all = Policies::new(
                 own.rows().values().filter_map(|read| read.policy.clone()).collect(),
                 others.rows().values().filter_map(|read| read.policy.clone()).collect(),
             );
+            let all = all.with_findings(findings);
             if all != *self.all {
                 self.all = Arc::new(all);
             }
-            let mut findings = found("PeerAuthentication", own);
-            findings.extend(found("AuthorizationPolicy", others));
-            self.report.tell(own.rows().len() + others.rows().len(), &findings);
         }
         Arc::clone(&self.all)
     }
