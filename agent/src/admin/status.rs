@@ -15,17 +15,22 @@ use crate::workload::Snapshot;
 
 impl State {
     pub(super) fn status(&self) -> Status {
-        let identities = self.parts.identities.identities();
+        let store = &self.parts.identities;
+        let identities = store.identities();
         let snapshot = self.snapshot();
-        let bundle = self.parts.identities.bundle().borrow().clone();
+        let bundle = store.bundle().borrow().clone();
         Status {
             node: self.node().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: ready(&self.parts.readiness.borrow()),
             started: rfc3339(self.started),
             now: now(),
-            clock_offset: None,
-            authority: authority(self.parts.config.ca.address.to_string(), &identities),
+            clock_offset: store.clock_ahead(),
+            authority: Authority {
+                address: self.parts.config.ca.address.to_string(),
+                reachable: Some(store.authority_is_up()),
+                last_error: last_error(&identities),
+            },
             identities: counts(&identities),
             workloads: self.workload_counts(&snapshot),
             connections: OpenCounts { open: self.parts.metrics.flows(0).total },
@@ -33,7 +38,7 @@ impl State {
             bundle: Bundle {
                 sequence: bundle.sequence(),
                 roots: bundle.bundle().certificates().len(),
-                connected: None,
+                connected: Some(store.bundle_is_followed()),
             },
             policies: policy_counts(&snapshot),
         }
@@ -70,17 +75,10 @@ fn ready(readiness: &Readiness) -> Ready {
     Ready { state, why: why.map(ToString::to_string) }
 }
 
-/// What identities tell of the authority: who holds a certificate and did not fail last was
-/// answered.
-fn authority(address: String, identities: &[IdentityStatus]) -> Authority {
-    let failing = identities.iter().filter(|identity| identity.failures > 0).count();
-    let answered = identities.iter().any(|one| one.held.is_some() && one.failures == 0);
-    let error = identities.iter().find_map(|identity| identity.last_error.as_ref());
-    Authority {
-        address,
-        reachable: if answered { Some(true) } else { (failing > 0).then_some(false) },
-        last_error: error.map(|error| with_sources(error)),
-    }
+/// What the authority said of the first identity that has no certificate.
+fn last_error(identities: &[IdentityStatus]) -> Option<String> {
+    let error = identities.iter().find_map(|identity| identity.last_error.as_ref())?;
+    Some(with_sources(error))
 }
 
 fn counts(identities: &[IdentityStatus]) -> IdentityCounts {

@@ -240,6 +240,11 @@ impl IdentityStore {
         self.shared.ca.sign_jwt(id, audience).await
     }
 
+    /// Whether the authority's trust bundle is followed at this moment.
+    pub fn bundle_is_followed(&self) -> bool {
+        self.shared.bundle_metrics.is_connected()
+    }
+
     /// How many identities are held or linger.
     pub fn len(&self) -> usize {
         self.shared.entries.read().unwrap_or_else(PoisonError::into_inner).len()

@@ -87,6 +87,10 @@ impl BundleMetrics {
         self.connected.set(connected.into());
     }
 
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected.get() != 0
+    }
+
     pub(crate) fn shows(&self, bundle: &BundleInForce) {
         self.sequence.set(i64::try_from(bundle.sequence()).unwrap_or(i64::MAX));
         for standing in Standing::ALL {
