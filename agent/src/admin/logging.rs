@@ -18,7 +18,7 @@ impl State {
     /// configuration says.
     pub(super) fn set_logging(&self, query: &Query<'_>) -> Reply {
         let filter = match (query.get("level"), query.get("reset")) {
-            (Some(level), None) => colons_to_equals(&level),
+            (Some(level), None) if !level.is_empty() => colons_to_equals(&level),
             (None, Some(_)) => self.parts.config.observe.log.clone(),
             _ => {
                 let text =

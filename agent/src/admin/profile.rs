@@ -120,6 +120,8 @@ pub(super) fn memory() -> Reply {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -134,16 +136,20 @@ mod tests {
         for seconds in ["0", "61", "-1", "x", ""] {
             assert_eq!(profiler.profile(Some(seconds)).await.status(), StatusCode::BAD_REQUEST);
         }
-        let burns = tokio::task::spawn_blocking(|| {
-            let until = std::time::Instant::now() + Duration::from_millis(900);
-            let mut sum = 0_u64;
-            while std::time::Instant::now() < until {
-                sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
+        let done = Arc::new(AtomicBool::new(false));
+        let burns = tokio::task::spawn_blocking({
+            let done = Arc::clone(&done);
+            move || {
+                let mut sum = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
+                }
+                sum
             }
-            sum
         });
         let (first, second) =
             tokio::join!(profiler.profile(Some("1")), profiler.profile(Some("1")));
+        done.store(true, Ordering::Relaxed);
         burns.await.unwrap();
         assert_eq!((first.status(), second.status()), (StatusCode::OK, StatusCode::CONFLICT));
         let stacks = body(first).await;

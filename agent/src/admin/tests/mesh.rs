@@ -254,7 +254,7 @@ async fn level_of_the_log_is_told_and_changed() {
     assert_eq!(post("/logging?level=info%2Caccess:debug").await, StatusCode::OK);
     let now: Logging = get(&setup, "/logging").await;
     assert_eq!(now.level, "info,access=debug");
-    for bad in ["/logging", "/logging?level=", "/logging?level=inof", "/logging?level=a=b=c"] {
+    for bad in ["/logging", "/logging?level=", "/logging?level=inof"] {
         assert_eq!(post(bad).await, StatusCode::BAD_REQUEST, "{bad}");
     }
     assert_eq!(setup.log.get(), "info,access=debug");
