@@ -31,6 +31,22 @@ fn kiali() -> Vec<(&'static str, String)> {
             ));
         }
     }
+    for reporter in ["source", "destination"] {
+        queries.push((
+            "Kiali, graph of requests",
+            format!(
+                "sum(rate(istio_requests_total{{reporter=\"{reporter}\"}}[60s])) by ({GRAPH},\
+                 request_protocol,response_code,grpc_response_status,response_flags) > 0"
+            ),
+        ));
+    }
+    queries.push((
+        "Kiali, response times",
+        "histogram_quantile(0.95, sum(rate(istio_request_duration_milliseconds_bucket\
+         {reporter=\"destination\",destination_workload=\"b1\"}[60s])) by (le,\
+         source_workload,source_workload_namespace,request_protocol))"
+            .to_owned(),
+    ));
     queries.push((
         "Kiali, locks of edges",
         format!(
@@ -55,6 +71,26 @@ fn istio() -> Vec<(&'static str, String)> {
         (
             "Istio, workload: bytes received",
             format!("{workload}istio_tcp_received_bytes_total{{{b1}}}{from}"),
+        ),
+        (
+            "Istio, mesh: success rate",
+            "sum(rate(istio_requests_total{reporter=~\"source|destination\",\
+             response_code!~\"5.*\"}[1m])) / sum(rate(istio_requests_total\
+             {reporter=~\"source|destination\"}[1m]))"
+                .to_owned(),
+        ),
+        (
+            "Istio, workload: request duration",
+            format!(
+                "histogram_quantile(0.99, sum(irate(istio_request_duration_milliseconds_bucket\
+                 {{{b1}}}[1m])) by (le)) / 1000"
+            ),
+        ),
+        (
+            "Istio, workload: requests by answer",
+            format!(
+                "round(sum(irate(istio_requests_total{{{b1}}}[5m])) by (response_code), 0.001)"
+            ),
         ),
         (
             "Istio, ztunnel: connections",
