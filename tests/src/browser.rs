@@ -1,4 +1,4 @@
-//! A browser of the lab: headless Chromium in a network namespace, driven by its DevTools.
+//! A browser of the lab: headless Chromium in a network namespace, driven by its `DevTools`.
 //!
 //! It is spoken to over a pipe and not over a port, so that nothing else can drive it and two labs
 //! never meet. The namespace has no way out of the lab.
@@ -229,7 +229,7 @@ impl Browser {
     }
 
     fn call(&mut self, method: &str, params: Value) -> Result<Value> {
-        let number = self.send(method, params)?;
+        let number = self.send(method, &params)?;
         loop {
             let message = self
                 .heard
@@ -246,7 +246,7 @@ impl Browser {
         }
     }
 
-    fn send(&mut self, method: &str, params: Value) -> Result<u64> {
+    fn send(&mut self, method: &str, params: &Value) -> Result<u64> {
         self.number += 1;
         let mut message = json!({ "id": self.number, "method": method, "params": params });
         if let Some(session) = &self.session {
@@ -266,7 +266,7 @@ impl Browser {
                 "responseHeaders": [{ "name": "content-type", "value": "application/json" }],
                 "body": base64::engine::general_purpose::STANDARD.encode(body),
             });
-            self.send("Fetch.fulfillRequest", answer)?;
+            self.send("Fetch.fulfillRequest", &answer)?;
         } else if event["method"].is_string() {
             self.events.push(event);
         }
