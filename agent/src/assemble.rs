@@ -17,6 +17,7 @@ mod hand_over;
 mod kernel;
 mod mesh;
 mod removal;
+mod series;
 mod troubles;
 mod worker;
 
@@ -62,6 +63,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     let config = Arc::new(config);
     tracing::info!(node = config.node, open_files, log = log.get(), "agent starting");
     let metrics = Metrics::with((&config.observe).into())?;
+    series::bound(&metrics, &config);
     let mut tasks = Tasks::new(CancellationToken::new());
     trace(&mut tasks, &config, &metrics)?;
     let (readiness, ready) = watch::channel(Readiness::Starting("reading workloads".into()));
@@ -83,6 +85,7 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
         mesh = mesh::follow(&mut tasks, &config, &metrics) => mesh?,
     };
     let Mesh { mut snapshots, announce, annotator } = mesh;
+    series::retire(&mut tasks, &metrics, &snapshots);
 
     let (identity, identity_tasks) =
         IdentityStore::start(identity_settings(&config), tasks.token(), metrics.registry()).await?;

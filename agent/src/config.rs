@@ -54,6 +54,8 @@
 //!   traces:                         # default: off
 //!     endpoint: 127.0.0.1:4317      # of a collector, OTLP over gRPC
 //!     sampleRatio: 0.01
+//!   cluster: Kubernetes             # default: none without `kubernetes`
+//!   maxSeries: 25000                # sets of labels
 //! admin:
 //!   socket: /run/culvert/admin.sock
 //!   listen: 127.0.0.1:15000         # or off
@@ -286,6 +288,10 @@ pub struct Observe {
     pub http_except_ports: Vec<u16>,
     /// Where spans of flows go. Default: nowhere.
     pub traces: Option<Traces>,
+    /// What metrics call this cluster. Default `Kubernetes` in a cluster, else `unknown`.
+    pub cluster: Option<String>,
+    /// Sets of labels that flows are counted under. Default 25,000.
+    pub max_series: u32,
 }
 
 /// Where spans of flows go.

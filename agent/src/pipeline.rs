@@ -27,7 +27,8 @@ use crate::{
     capture::{Captured, Lost, Pod, Via, close_in_order, reset},
     identity::IdentityStore,
     observe::{
-        FlowLabels, Metrics, OpenFlow, Party, Path, Reason, Reporter, Security, Trace, TraceParent,
+        FlowLabels, Metrics, OpenFlow, Party, Path, Reason, Reporter, Security, ServiceName, Trace,
+        TraceParent,
     },
     policy::{self, ILLEGAL_PORTS, Inbound, InboundFlow, Outbound, OutboundFlow, Refusal},
     tunnel::{
@@ -35,7 +36,7 @@ use crate::{
         hbone::{self, Refused},
         relay,
     },
-    workload::{Snapshot, Workload},
+    workload::{Service, Snapshot, Workload},
 };
 
 /// How long a flow waits for news of a destination that may be a pod's: more than the API server
@@ -109,6 +110,7 @@ pub async fn outbound(captured: Captured, stages: &Stages) {
     let labels = FlowLabels {
         source: party(&source),
         destination: snapshot.by_address(to.ip()).map(|w| party(w)).unwrap_or_default(),
+        service: snapshot.services().by_address(captured.original_dst.ip()).map(|s| dialled(s)),
         ..FlowLabels::unknown(Reporter::Source, captured.source, to)
     };
     match decision {
@@ -189,6 +191,9 @@ async fn through_tunnel(
     labels.destination_principal = Some(destination.identity.clone());
     labels.security = Security::MutualTls;
     let flow = stages.metrics.open(labels).traced(trace.client());
+    if let Some(took) = stream.handshake() {
+        flow.handshake(took);
+    }
     let (send, receive, place) = stream.into_parts();
     let ended = relay::stream(application.socket(), send, receive, &flow).await;
     close(flow, ended.map_err(|seen| place.explain(seen)), [application]);
@@ -218,6 +223,7 @@ pub async fn plaintext(captured: Captured, stages: &Stages) {
         source: snapshot.by_address(source.ip()).map(|w| party(w)).unwrap_or_default(),
         destination: party(&destination),
         from_node,
+        service: snapshot.services().behind(to).map(|s| dialled(s)),
         ..FlowLabels::unknown(Reporter::Destination, source, to)
     };
     let decide = |snapshot: &Snapshot, decide: Decide| {
@@ -344,12 +350,15 @@ impl Tunnelled {
                 return incoming.refuse(Refused::Unavailable);
             }
         };
-        let cut = incoming.cut();
+        let (cut, handshake) = (incoming.cut(), incoming.handshake);
         let (send, receive) = match incoming.accept() {
             Ok(stream) => stream,
             Err(error) => return stages.metrics.refuse(labels, error.reason(), &error),
         };
         let flow = stages.metrics.open(labels).traced(trace);
+        if let Some(took) = handshake {
+            flow.handshake(took);
+        }
         let relayed = relay::stream(application.socket(), send, receive, &flow);
         match until_refused(relayed, &stages, &self.pod, decide).await {
             Ok(ended) => close(flow, ended.map_err(|seen| cut.explain(seen)), [application]),
@@ -381,6 +390,7 @@ impl Tunnelled {
         FlowLabels {
             source: source.map(|workload| party(workload)).unwrap_or_default(),
             destination: party(&destination),
+            service: snapshot.services().behind(to).map(|s| dialled(s)),
             source_principal: Some(peer.clone()),
             destination_principal: Some(destination.identity.clone()),
             security: Security::MutualTls,
@@ -476,4 +486,10 @@ fn current(snapshot: &Snapshot, pod: &Pod) -> Arc<Workload> {
 
 fn party(workload: &Workload) -> Party {
     Party::workload(&workload.namespace, &workload.name, &workload.labels)
+}
+
+/// The Service that was dialled or, at the destination, which is not told, the one that it stands
+/// behind.
+fn dialled(service: &Service) -> ServiceName {
+    ServiceName::new(&service.namespace, &service.name)
 }

@@ -22,6 +22,12 @@ use super::{
 /// under which a socket is made.
 const MAX_SOCKET_BYTES: usize = 103;
 
+/// Sets of labels that flows are counted under: enough for 100 workloads of a node that each have
+/// 100 peers in both directions.
+const MAX_SERIES: u32 = 25_000;
+/// Letters of a cluster's name; it stands twice in each line of the metrics.
+const CLUSTER_NAME: usize = 63;
+
 /// Turns the file's fields into values; knows the file for errors and relative paths.
 pub(super) struct Parser<'a> {
     pub(super) file: &'a Path,
@@ -301,6 +307,13 @@ impl Parser<'_> {
             http: raw.http.unwrap_or(true),
             http_except_ports: self.ports(raw.http_except_ports)?,
             traces: raw.traces.map(|traces| self.traces(traces)).transpose()?,
+            cluster: self.cluster(raw.cluster)?,
+            max_series: self.number(
+                raw.max_series,
+                "observe.maxSeries",
+                MAX_SERIES,
+                1..=10_000_000,
+            )?,
         })
     }
 
@@ -354,6 +367,17 @@ impl Parser<'_> {
             }
         };
         ports.into_iter().map(port).collect()
+    }
+
+    fn cluster(&self, raw: Option<Spanned<String>>) -> Result<Option<String>, YamlError> {
+        let Some(raw) = raw else { return Ok(None) };
+        let fits = (1..=CLUSTER_NAME).contains(&raw.value.len());
+        if fits && raw.value.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Some(raw.value));
+        }
+        let problem = format!("`{}` is no name of a cluster", raw.value);
+        let expected = format!("1 to {CLUSTER_NAME} letters, without spaces");
+        Err(self.refuse(raw.referenced, "observe.cluster", problem, expected))
     }
 
     fn refuse(

@@ -116,6 +116,8 @@ pub(super) struct Observe {
     pub(super) traces: Option<Traces>,
     #[serde(default)]
     pub(super) http_except_ports: Vec<Spanned<u64>>,
+    pub(super) cluster: Option<Spanned<String>>,
+    pub(super) max_series: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize)]

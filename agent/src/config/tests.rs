@@ -57,6 +57,8 @@ observe:
   http: false
   httpExceptPorts: [443, 5432]
   traces: {endpoint: \"http://collector:4317/\", sampleRatio: 0.25}
+  cluster: east-1
+  maxSeries: 500
 admin:
   socket: a.sock
   listen: \"[::1]:15000\"
@@ -83,6 +85,8 @@ admin:
     let traces = config.observe.traces.as_ref().unwrap();
     assert_eq!(traces.endpoint.to_string(), "collector:4317");
     assert_eq!(traces.sample_ratio.millionths(), 250_000);
+    assert_eq!(config.observe.cluster.as_deref(), Some("east-1"));
+    assert_eq!(config.observe.max_series, 500);
 }
 
 #[test]
@@ -194,7 +198,8 @@ fn errors_name_the_place_the_field_and_what_was_expected() {
         (
             "node: a\nobserve:\n  tracing: x\n",
             "/etc/culvert/agent.yaml:3:3: unknown field `tracing`; expected one of `metrics`, \
-             `readiness`, `log`, `logFormat`, `accessLog`, `events`, `http`, `traces`, `httpExceptPorts`",
+             `readiness`, `log`, `logFormat`, `accessLog`, `events`, `http`, `traces`, \
+             `httpExceptPorts`, `cluster`, `maxSeries`",
         ),
     ];
     for (text, expected) in cases {
@@ -211,6 +216,16 @@ fn values_of_the_wrong_type_name_their_field() {
             "node: a\nobserve:\n  accessLog: {sample: 1.5}\n",
             "/etc/culvert/agent.yaml:3:23: `observe.accessLog.sample`: 1.5 is no share; expected 0 \
              to 1, such as 0.01 for one in a hundred",
+        ),
+        (
+            "node: a\nobserve:\n  cluster: a b\n",
+            "/etc/culvert/agent.yaml:3:12: `observe.cluster`: `a b` is no name of a cluster; \
+             expected 1 to 63 letters, without spaces",
+        ),
+        (
+            "node: a\nobserve:\n  maxSeries: 0\n",
+            "/etc/culvert/agent.yaml:3:14: `observe.maxSeries`: 0 is out of range; expected 1 to \
+             10000000",
         ),
         (
             "node: a\nobserve:\n  accessLog: 7\n",

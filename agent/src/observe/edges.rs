@@ -10,6 +10,9 @@ use super::reason::Reason;
 use super::series::{Quantiles, Series};
 
 /// All flows between two workloads that are alike: one series of the metrics.
+///
+/// Its ends are workloads, named as [`workload_name`](super::workload_name) does: the pods of a
+/// Deployment are one.
 #[derive(Clone, Debug)]
 pub struct EdgeView {
     /// Which end this agent stands at.
@@ -79,11 +82,11 @@ impl EdgeView {
     }
 }
 
-/// One end as plain data.
-pub(super) fn end(party: &Party, identity: Option<&culvert_spiffe::SpiffeId>) -> End {
+/// One end as plain data, by its workload.
+fn end(party: &Party, identity: Option<&culvert_spiffe::SpiffeId>) -> End {
     End {
         namespace: party.namespace().map(str::to_owned),
-        workload: party.name().map(str::to_owned),
+        workload: party.workload_name().map(str::to_owned),
         identity: identity.cloned(),
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use culvert_spiffe::SpiffeId;
+
 use super::access::{self, Ended};
 use super::along::{Along, Place};
-use super::edges::end;
-use super::labels::{FlowLabels, Reporter};
+use super::labels::{FlowLabels, Party, Reporter};
 use super::metrics::Inner;
-use super::open::FlowView;
+use super::open::{End, FlowView};
 use super::reason::Reason;
 use super::series::Series;
 use super::traces::{Done, Trace};
@@ -189,7 +190,7 @@ impl OpenFlow {
         }
         self.record(reason);
         self.metrics.flows.remove(self.state.id);
-        self.state.series.end(reason);
+        self.state.series.end(reason, millis(SystemTime::now()));
         let direction = self.state.labels.reporter.direction();
         self.metrics.open.with_label_values(&[direction]).dec();
         if reason.is_failure() {
@@ -249,8 +250,17 @@ impl FlowState {
     }
 }
 
+/// One end as plain data, by its pod.
+fn end(party: &Party, identity: Option<&SpiffeId>) -> End {
+    End {
+        namespace: party.namespace().map(str::to_owned),
+        workload: party.name().map(str::to_owned),
+        identity: identity.cloned(),
+    }
+}
+
 /// Milliseconds since 1970; a clock before it is a clock at it.
-fn millis(time: SystemTime) -> u64 {
+pub(super) fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

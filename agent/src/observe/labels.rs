@@ -1,11 +1,12 @@
 //! Who takes part in a flow, as metrics and logs name it.
 
 use std::collections::BTreeMap;
-use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use culvert_spiffe::SpiffeId;
+
+use super::owner::workload_name;
 
 /// What Istio's dashboards expect where nothing is known.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -78,6 +79,9 @@ impl Path {
     }
 }
 
+/// The domain of a cluster's own names, unless its administrator chose another.
+const CLUSTER_DOMAIN: &str = "svc.cluster.local";
+
 /// The Service that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceName {
@@ -89,45 +93,44 @@ pub struct ServiceName {
     pub host: String,
 }
 
+impl ServiceName {
+    /// The Service `name` of `namespace`.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        let host = format!("{name}.{namespace}.{CLUSTER_DOMAIN}");
+        Self { namespace: namespace.to_owned(), name: name.to_owned(), host }
+    }
+}
+
 /// One end of a flow, as far as it is known. The default knows nothing. Cheap to clone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default)]
 pub struct Party(Option<Arc<Known>>);
 
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 struct Known {
+    pod: String,
+    /// Whether its HTTP may be read in passing.
+    http: bool,
+    names: Names,
+}
+
+/// What the metrics say of a workload: pods of one workload are not told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Names {
     workload: String,
     namespace: String,
     service: String,
     revision: String,
     app: String,
     version: String,
-    http: Http,
-}
-
-/// Whether the workload's HTTP may be read in passing. No label of a metric: it must not tell
-/// series apart that bear the same labels, so all are equal.
-#[derive(Clone, Copy, Debug)]
-struct Http(bool);
-
-impl PartialEq for Http {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Http {}
-
-impl Hash for Http {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// The label by which a workload keeps its HTTP from being read.
 const READ_HTTP: &str = "culvert.io/observe-http";
 
 impl Party {
-    /// A workload with its labels, from which come the canonical service (its name if no label
-    /// says it) and revision (`latest`), the application and its version (the canonical ones if
-    /// no label `app` or `version` says them).
+    /// The pod `name` with its labels, from which come its workload, the canonical service (the
+    /// workload's name if no label says it) and revision (`latest`), the application and its
+    /// version (the canonical ones if no label `app` or `version` says them).
     ///
     /// Source: istio/api `label/labels.yaml`, `service.istio.io/canonical-name`.
     pub fn workload(namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> Self {
@@ -135,51 +138,63 @@ impl Party {
             let found = keys.iter().find_map(|key| labels.get(*key));
             found.map_or(otherwise, String::as_str).to_owned()
         };
+        let workload = workload_name(name, labels);
         let service =
-            first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], name);
+            first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], workload);
         let revision = first(
             &["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"],
             "latest",
         );
-        Self(Some(Arc::new(Known {
-            workload: name.to_owned(),
+        let names = Names {
+            workload: workload.to_owned(),
             namespace: namespace.to_owned(),
             app: first(&["app"], &service),
             version: first(&["version"], &revision),
             service,
             revision,
-            http: Http(labels.get(READ_HTTP).is_none_or(|value| value != "false")),
-        })))
+        };
+        let http = labels.get(READ_HTTP).is_none_or(|value| value != "false");
+        Self(Some(Arc::new(Known { pod: name.to_owned(), http, names })))
     }
 
-    /// The workload's name.
+    /// The pod's name, as the log has it.
     pub fn name(&self) -> Option<&str> {
-        self.0.as_ref().map(|known| known.workload.as_str())
+        self.0.as_ref().map(|known| known.pod.as_str())
+    }
+
+    /// The name of the pod's workload, as the metrics have it.
+    pub fn workload_name(&self) -> Option<&str> {
+        self.names().map(|names| names.workload.as_str())
     }
 
     /// The workload's namespace.
     pub fn namespace(&self) -> Option<&str> {
-        self.0.as_ref().map(|known| known.namespace.as_str())
+        self.names().map(|names| names.namespace.as_str())
     }
 
     /// Whether its HTTP may be read in passing: unless its label `culvert.io/observe-http` is
     /// `false`.
     pub(super) fn http(&self) -> bool {
-        self.0.as_ref().is_none_or(|known| known.http.0)
+        self.0.as_ref().is_none_or(|known| known.http)
     }
 
     /// What its six labels of the metrics say: workload, canonical service and revision,
     /// namespace, application and version.
     pub(crate) fn values(&self) -> [&str; 6] {
-        let Some(known) = &self.0 else { return [UNKNOWN; 6] };
-        [
-            &known.workload,
-            &known.service,
-            &known.revision,
-            &known.namespace,
-            &known.app,
-            &known.version,
-        ]
+        self.names().map_or([UNKNOWN; 6], Names::values)
+    }
+
+    /// What the metrics say of it.
+    pub(super) fn names(&self) -> Option<&Names> {
+        self.0.as_ref().map(|known| &known.names)
+    }
+}
+
+impl Names {
+    /// The values of its six labels: workload, canonical service and revision, namespace,
+    /// application and version.
+    pub(super) fn values(&self) -> [&str; 6] {
+        [&self.workload, &self.service, &self.revision, &self.namespace, &self.app, &self.version]
     }
 }
 

@@ -3,23 +3,28 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use super::access::AccessLog;
 use super::along::{HttpMetrics, ReadHttp};
 use super::edges::EdgeView;
-use super::flow::OpenFlow;
-use super::labels::{FlowLabels, Reporter};
+use super::flow::{OpenFlow, millis};
+use super::labels::{FlowLabels, Party, Reporter};
 use super::open::{FlowsView, Open};
 use super::reason::Reason;
-use super::series::{self, Table};
+use super::series::{self, Rest, SeriesSettings, Table};
 use super::settings::Settings;
 use super::traces::{Trace, Traces};
 use super::trouble::Troubles;
+
+/// Long enough for the last scrape to have seen the last count, also of who scrapes each minute.
+const REST: Rest = Rest { departed: Duration::from_mins(5), crowded: Duration::from_hours(1) };
 
 /// The agent's metrics. Cheap to clone; all clones count into the same.
 #[derive(Clone)]
@@ -28,6 +33,7 @@ pub struct Metrics(Arc<Inner>);
 pub(super) struct Inner {
     registry: Registered,
     pub(super) series: Table,
+    series_held: IntGauge,
     pub(super) flows: Open,
     pub(super) failures: IntCounterVec,
     pub(super) open: IntGaugeVec,
@@ -85,8 +91,26 @@ impl Metrics {
              was told in the last five minutes, or dropped.",
             &["result"],
         )?;
+        // Where Istio's dashboards look for the version of what carries the mesh.
+        let istio = registry.gauges(
+            "istio_build",
+            "The agent's build under Istio's name; always 1.",
+            &["component", "tag"],
+        )?;
+        istio
+            .with_label_values(&["ztunnel", concat!("culvert-", env!("CARGO_PKG_VERSION"))])
+            .set(1);
+        let held = registry.plain_gauge(
+            "culvert_observe_series",
+            "Sets of labels that flows are counted under.",
+        )?;
+        let overflow = registry.counter(
+            "culvert_observe_series_overflow_total",
+            "Flows counted together because observe.maxSeries sets of labels were there.",
+        )?;
         let inner = Inner {
-            series: Table::new(),
+            series: Table::new(overflow),
+            series_held: held,
             flows: Open::new(),
             failures: registry.counters(
                 "culvert_flow_failures_total",
@@ -136,10 +160,7 @@ impl Metrics {
     ///
     /// As [`Metrics::register`].
     pub fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, RegisterError> {
-        let gauge = IntGauge::new(name, help)
-            .map_err(|source| RegisterError { name: name.to_owned(), source })?;
-        self.0.registry.register(gauge.clone())?;
-        Ok(gauge)
+        self.0.registry.plain_gauge(name, help)
     }
 
     /// Makes and registers a family of gauges with these labels, for a stage of its own.
@@ -205,6 +226,7 @@ impl Metrics {
     ///
     /// [`EncodeError`] when a collector is broken.
     pub fn encode(&self) -> Result<String, EncodeError> {
+        self.0.series_held.set(i64::try_from(self.0.series.len()).unwrap_or(i64::MAX));
         let mut text =
             TextEncoder::new().encode_to_string(&self.registry().gather()).map_err(EncodeError)?;
         series::encode(&self.0.series.all(), &mut text);
@@ -226,6 +248,27 @@ impl Metrics {
     #[must_use = "a flow that is dropped counts as abandoned; close it with its reason"]
     pub fn open(&self, labels: FlowLabels) -> OpenFlow {
         OpenFlow::new(Arc::clone(&self.0), labels)
+    }
+
+    /// Sets how many series of flows there may be and what they say of where they are. Only the
+    /// first call does, and only before the first flow.
+    pub fn set_series(&self, settings: SeriesSettings) {
+        self.0.series.set(settings);
+    }
+
+    /// Takes away series that nothing is counted in any more: those of a workload that is gone,
+    /// some minutes after their last flow.
+    ///
+    /// `lives` says whether a workload, by its namespace and the name that the metrics have, is
+    /// still there.
+    pub fn retire_series(&self, lives: impl Fn(&str, &str) -> bool) {
+        self.0.series.retire(REST, millis(SystemTime::now()), &|party: &Party| {
+            match (party.namespace(), party.workload_name()) {
+                (Some(namespace), Some(workload)) => lives(namespace, workload),
+                // Nobody can leave whom nobody knows.
+                _ => true,
+            }
+        });
     }
 
     /// The flows that are open now, at most the latest `limit` of them.
@@ -311,6 +354,20 @@ impl Registered {
             .map_err(|source| RegisterError { name: name.to_owned(), source })?;
         self.register(family.clone())?;
         Ok(family)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, RegisterError> {
+        let counter = IntCounter::new(name, help)
+            .map_err(|source| RegisterError { name: name.to_owned(), source })?;
+        self.register(counter.clone())?;
+        Ok(counter)
+    }
+
+    fn plain_gauge(&self, name: &str, help: &str) -> Result<IntGauge, RegisterError> {
+        let gauge = IntGauge::new(name, help)
+            .map_err(|source| RegisterError { name: name.to_owned(), source })?;
+        self.register(gauge.clone())?;
+        Ok(gauge)
     }
 
     /// Adds the name of a family that is not in the registry itself.

@@ -19,7 +19,7 @@ const SHARDS: u64 = 64;
 pub struct End {
     /// The workload's namespace.
     pub namespace: Option<String>,
-    /// The workload's name.
+    /// The name of the pod, for a flow; of its workload, for an edge.
     pub workload: Option<String>,
     /// Its identity, where mutual TLS proved it.
     pub identity: Option<SpiffeId>,

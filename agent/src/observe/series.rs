@@ -11,6 +11,8 @@ mod buckets;
 mod outcomes;
 mod requests;
 mod table;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,13 +21,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_spiffe::SpiffeId;
 
-use super::labels::{FlowLabels, Party, Path, Reporter, Security, ServiceName};
+use super::labels::{FlowLabels, Names, Party, Path, Reporter, Security, ServiceName};
 use super::reason::Reason;
 
 pub(super) use buckets::Buckets;
 pub use buckets::Quantiles;
 pub(super) use outcomes::{OUTCOMES, Outcome, Outcomes, Places};
-pub(super) use table::Table;
+pub use table::SeriesSettings;
+pub(super) use table::{Rest, Table};
 
 /// Addresses that are remembered of peers whose workload is not known.
 const STRANGERS: usize = 8;
@@ -45,8 +48,8 @@ pub(super) fn encode(all: &[Arc<Series>], text: &mut String) {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key<'a> {
     reporter: Reporter,
-    source: &'a Party,
-    destination: &'a Party,
+    source: Option<&'a Names>,
+    destination: Option<&'a Names>,
     source_principal: Option<&'a SpiffeId>,
     destination_principal: Option<&'a SpiffeId>,
     service: Option<&'a ServiceName>,
@@ -57,8 +60,8 @@ impl<'a> From<&'a FlowLabels> for Key<'a> {
     fn from(labels: &'a FlowLabels) -> Self {
         Self {
             reporter: labels.reporter,
-            source: &labels.source,
-            destination: &labels.destination,
+            source: labels.source.names(),
+            destination: labels.destination.names(),
             source_principal: labels.source_principal.as_ref(),
             destination_principal: labels.destination_principal.as_ref(),
             service: labels.service.as_ref(),
@@ -93,6 +96,8 @@ pub(super) struct Series {
     pub(super) first_byte: Buckets,
     /// Milliseconds since 1970.
     pub(super) last_opened: AtomicU64,
+    /// When the latest flow ended, likewise.
+    last_closed: AtomicU64,
     port: AtomicU32,
     path: AtomicU8,
     // Guards the addresses of sources without a workload; taken only for such flows, and only to
@@ -106,16 +111,16 @@ const NO_PORT: u32 = u32::MAX;
 const SEVERAL_PORTS: u32 = u32::MAX - 1;
 
 impl Series {
-    fn new(key: Key<'_>) -> Self {
+    fn new(labels: &FlowLabels, cluster: &str) -> Self {
         Self {
-            reporter: key.reporter,
-            source: key.source.clone(),
-            destination: key.destination.clone(),
-            source_principal: key.source_principal.cloned(),
-            destination_principal: key.destination_principal.cloned(),
-            service: key.service.cloned(),
-            security: key.security,
-            text: text::Labels::new(key),
+            reporter: labels.reporter,
+            source: labels.source.clone(),
+            destination: labels.destination.clone(),
+            source_principal: labels.source_principal.clone(),
+            destination_principal: labels.destination_principal.clone(),
+            service: labels.service.clone(),
+            security: labels.security,
+            text: text::Labels::new(Key::from(labels), cluster),
             opened: AtomicU64::new(0),
             open: AtomicU64::new(0),
             closed: [const { AtomicU64::new(0) }; Reason::ALL.len()],
@@ -126,6 +131,7 @@ impl Series {
             handshake: Buckets::default(),
             first_byte: Buckets::default(),
             last_opened: AtomicU64::new(0),
+            last_closed: AtomicU64::new(0),
             port: AtomicU32::new(NO_PORT),
             path: AtomicU8::new(Path::Direct as u8),
             strangers: Mutex::default(),
@@ -135,8 +141,8 @@ impl Series {
     fn key(&self) -> Key<'_> {
         Key {
             reporter: self.reporter,
-            source: &self.source,
-            destination: &self.destination,
+            source: self.source.names(),
+            destination: self.destination.names(),
             source_principal: self.source_principal.as_ref(),
             destination_principal: self.destination_principal.as_ref(),
             service: self.service.as_ref(),
@@ -172,10 +178,21 @@ impl Series {
         seen.push(address);
     }
 
-    /// Counts the end of a flow.
-    pub(super) fn end(&self, reason: Reason) {
+    /// Counts the end of a flow. `now` is in milliseconds since 1970.
+    pub(super) fn end(&self, reason: Reason, now: u64) {
+        self.last_closed.fetch_max(now, Ordering::Relaxed);
         self.closed[reason as usize].fetch_add(1, Ordering::Relaxed);
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        // Last, and seen so: with no flow left, the series may go.
+        self.open.fetch_sub(1, Ordering::Release);
+    }
+
+    /// How many milliseconds no flow has been open; nothing while one is.
+    fn idle(&self, now: u64) -> Option<u64> {
+        let last = || {
+            let opened = self.last_opened.load(Ordering::Relaxed);
+            opened.max(self.last_closed.load(Ordering::Relaxed))
+        };
+        (self.open.load(Ordering::Acquire) == 0).then(|| now.saturating_sub(last()))
     }
 
     /// How many flows ended so.

@@ -81,9 +81,15 @@ pub struct Stream {
     send: SendStream<Bytes>,
     receive: RecvStream,
     place: Place,
+    handshake: Option<Duration>,
 }
 
 impl Stream {
+    /// How long the handshake of its connection took, if it is the first on it.
+    pub fn handshake(&self) -> Option<Duration> {
+        self.handshake
+    }
+
     /// Both directions, and the place that must be kept as long as they are used.
     pub fn into_parts(self) -> (SendStream<Bytes>, RecvStream, Place) {
         (self.send, self.receive, self.place)
@@ -121,6 +127,8 @@ struct Connection {
     ended: Cell<bool>,
     /// Why it ended, where that is known better here than by its streams.
     cut: OnceCell<StreamError>,
+    /// How long its handshake took, for the first stream to say.
+    handshake: Cell<Option<Duration>>,
     /// When the SVID was made that it was opened with.
     svid_made: std::time::Instant,
     /// Seconds since 1970 at which own or peer's certificate ends.
@@ -186,7 +194,10 @@ impl Pool {
         loop {
             let (connection, place) = self.connection(route).await?;
             match self.send(route, &connection, request).await {
-                Ok((send, receive)) => return Ok(Stream { send, receive, place }),
+                Ok((send, receive)) => {
+                    let handshake = connection.handshake.take();
+                    return Ok(Stream { send, receive, place, handshake });
+                }
                 // The connection was closing as we took it: nothing was processed.
                 Err(StreamError::Http2 { source, .. })
                     if tries < RETRIES && never_processed(&source) =>
@@ -343,9 +354,11 @@ impl Inner {
             route.pod.connect(to).await.map_err(|error| StreamError::connect(to, error))?;
         // A tunnel says itself whether what it carries is whole.
         close_in_order(&socket);
+        let began = Instant::now();
         let (tls, peer) = handshake::connect(&route.svid, &route.expected, ReadAhead::new(socket))
             .await
             .map_err(|error| StreamError::Handshake { to, source: Arc::new(error) })?;
+        let handshake = began.elapsed();
         let (requests, connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(limits.stream_window)
@@ -362,6 +375,7 @@ impl Inner {
             idle_since: Cell::new(Instant::now()),
             ended: Cell::new(false),
             cut: OnceCell::new(),
+            handshake: Cell::new(Some(handshake)),
             svid_made: route.svid.made(),
             not_after: route.svid.not_after().as_secs().min(peer.not_after().as_secs()),
         });

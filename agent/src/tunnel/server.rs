@@ -54,6 +54,8 @@ pub struct Server {
 pub struct Incoming {
     /// The peer that sent it, proven by the connection's handshake.
     pub peer: SpiffeId,
+    /// How long that handshake took, if this is the first request after it.
+    pub handshake: Option<Duration>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     resets: Rc<Cell<u32>>,
@@ -204,10 +206,12 @@ impl Server {
         F: Future<Output = ()> + 'static,
     {
         let _place = self.place()?;
-        let (http2, peer) = {
+        let (http2, peer, took) = {
             let _handshake = self.handshake_place(source.ip())?;
+            let began = Instant::now();
             let (tls, peer) = handshake::accept(&svid, ReadAhead::new(socket)).await?;
-            (self.preface(tls).await?, peer)
+            let took = began.elapsed();
+            (self.preface(tls).await?, peer, took)
         };
         let not_after = svid.not_after().as_secs().min(peer.not_after().as_secs());
         let connection = Serving {
@@ -217,6 +221,7 @@ impl Server {
             expires: Instant::now() + until(not_after),
             resets: Rc::default(),
             cut: Cut::default(),
+            handshake: Cell::new(Some(took)),
             streams: JoinSet::new(),
         };
         let _counted = self.metrics.connection(End::Server);
@@ -305,6 +310,8 @@ struct Serving<'a> {
     expires: Instant,
     resets: Rc<Cell<u32>>,
     cut: Cut,
+    /// How long its handshake took, for the first stream to say.
+    handshake: Cell<Option<Duration>>,
     streams: JoinSet<()>,
 }
 
@@ -458,7 +465,8 @@ impl Serving<'_> {
 
     fn incoming(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Incoming {
         let (peer, resets) = (self.peer.id().clone(), Rc::clone(&self.resets));
-        Incoming { peer, request, respond, resets, cut: self.cut.clone() }
+        let handshake = self.handshake.take();
+        Incoming { peer, handshake, request, respond, resets, cut: self.cut.clone() }
     }
 
     /// What an error of the connection means: a fault that our side found in the peer counts, the

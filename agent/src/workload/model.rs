@@ -9,7 +9,7 @@ use std::sync::Arc;
 use culvert_spiffe::SpiffeId;
 
 use super::PodUid;
-use crate::observe::Party;
+use crate::observe::{Party, workload_name};
 
 /// Names one workload of the mesh: `namespace/name`. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +69,11 @@ impl Workload {
     /// What names this workload in the mesh.
     pub fn key(&self) -> WorkloadKey {
         WorkloadKey::new(&self.namespace, &self.name)
+    }
+
+    /// What metrics count it under: the workload that the pod is one of, such as a Deployment.
+    pub fn owner(&self) -> WorkloadKey {
+        WorkloadKey::new(&self.namespace, workload_name(&self.name, &self.labels))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use culvert_spiffe::SpiffeId;
 
-use super::super::labels::UNKNOWN;
+use super::super::labels::{Names, UNKNOWN};
 use super::super::reason::{Reason, ResponseFlags};
 use super::{Key, Series};
 
@@ -82,43 +82,48 @@ impl Labels {
         &self.0
     }
 
-    pub(super) fn new(key: Key<'_>) -> Self {
+    pub(super) fn new(key: Key<'_>, cluster: &str) -> Self {
         let mut text = String::new();
-        let [workload, service, revision, namespace, app, version] = key.source.values();
-        let asked = key.service;
-        let [to_workload, to_service, to_revision, to_namespace, to_app, to_version] =
-            key.destination.values();
-        let cluster = UNKNOWN;
-        for (name, value) in [
-            ("reporter", key.reporter.label()),
-            ("source_workload", workload),
-            ("source_canonical_service", service),
-            ("source_canonical_revision", revision),
-            ("source_workload_namespace", namespace),
-            ("source_principal", principal(key.source_principal)),
-            ("source_app", app),
-            ("source_version", version),
-            ("source_cluster", cluster),
-            ("destination_service", asked.map_or(UNKNOWN, |service| &service.host)),
-            ("destination_service_namespace", asked.map_or(UNKNOWN, |service| &service.namespace)),
-            ("destination_service_name", asked.map_or(UNKNOWN, |service| &service.name)),
-            ("destination_workload", to_workload),
-            ("destination_canonical_service", to_service),
-            ("destination_canonical_revision", to_revision),
-            ("destination_workload_namespace", to_namespace),
-            ("destination_principal", principal(key.destination_principal)),
-            ("destination_app", to_app),
-            ("destination_version", to_version),
-            ("destination_cluster", cluster),
-        ] {
-            push(&mut text, name, value);
-        }
+        push(&mut text, "", "reporter", key.reporter.label());
+        end(&mut text, "source_", (key.source, key.source_principal), cluster);
+        let (host, namespace, name) = key.service.map_or((UNKNOWN, UNKNOWN, UNKNOWN), |asked| {
+            (&asked.host, &asked.namespace, &asked.name)
+        });
+        push(&mut text, "destination_", "service", host);
+        push(&mut text, "destination_", "service_namespace", namespace);
+        push(&mut text, "destination_", "service_name", name);
+        end(&mut text, "destination_", (key.destination, key.destination_principal), cluster);
         Self(text.into_boxed_str())
     }
 }
 
+/// The labels of one end.
+fn end(
+    text: &mut String,
+    prefix: &str,
+    (names, principal): (Option<&Names>, Option<&SpiffeId>),
+    cluster: &str,
+) {
+    let [workload, service, revision, namespace, app, version] =
+        names.map_or([UNKNOWN; 6], Names::values);
+    let cluster = names.map_or(UNKNOWN, |_| cluster);
+    for (name, value) in [
+        ("workload", workload),
+        ("canonical_service", service),
+        ("canonical_revision", revision),
+        ("workload_namespace", namespace),
+        ("principal", principal.map_or(UNKNOWN, SpiffeId::as_str)),
+        ("app", app),
+        ("version", version),
+        ("cluster", cluster),
+    ] {
+        push(text, prefix, name, value);
+    }
+}
+
 /// One label with its value, and a comma after it.
-fn push(text: &mut String, name: &str, value: &str) {
+fn push(text: &mut String, prefix: &str, name: &str, value: &str) {
+    text.push_str(prefix);
     text.push_str(name);
     text.push_str("=\"");
     for letter in value.chars() {
@@ -130,10 +135,6 @@ fn push(text: &mut String, name: &str, value: &str) {
         }
     }
     text.push_str("\",");
-}
-
-fn principal(id: Option<&SpiffeId>) -> &str {
-    id.map_or(UNKNOWN, SpiffeId::as_str)
 }
 
 /// Writes every family, and of each its samples.
