@@ -17,6 +17,7 @@ mod context;
 mod dump;
 mod error;
 mod exit;
+mod explain;
 mod logging;
 mod manual;
 mod mesh;
@@ -26,6 +27,7 @@ mod show;
 mod start;
 mod status;
 mod table;
+mod tls_check;
 mod transport;
 mod when;
 

@@ -35,6 +35,8 @@ pub mod config;
 
 pub mod controller;
 
+pub mod explain;
+
 pub mod workload_api;
 
 pub mod assemble;

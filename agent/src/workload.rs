@@ -18,6 +18,7 @@ pub mod documents;
 pub mod file;
 pub mod kubernetes;
 mod model;
+pub mod offline;
 mod pod_uid;
 mod policies;
 mod report;

@@ -9,7 +9,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use super::context::Context;
 use super::exit::Exit;
 use super::{
-    certs, connections, control_runtime, dump, logging, manual, mesh, preflight, start_log, status,
+    certs, connections, control_runtime, dump, explain, logging, manual, mesh, preflight,
+    start_log, status, tls_check,
 };
 use crate::config::{Config, LogFormat, Observe};
 use crate::{assemble, cni, controller};
@@ -67,6 +68,10 @@ enum Command {
         /// The directory; made if it is not there.
         directory: PathBuf,
     },
+    /// Say step by step whether a connection may be, and why; also from files alone.
+    Explain(explain::Explain),
+    /// Say which side of each pair speaks mutual TLS, in istioctl's form, and prove it.
+    TlsCheck(tls_check::TlsCheck),
     /// Tell each policy of a cluster, in its status, what is made of it.
     Controller(controller::Options),
     /// The CNI plugin that holds pods' starts until they are steered.
@@ -118,6 +123,8 @@ fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
             }
             Ok(Exit::Done)
         }
+        Command::Explain(command) => Ok(explain::run(&command, *context)?),
+        Command::TlsCheck(command) => Ok(tls_check::run(&command, *context)?),
         Command::Controller(options) => {
             start_log(&options.log, LogFormat::Text, true)?;
             done(control_runtime()?.block_on(controller::run(options)))

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::transport::{AgentError, TransportError};
+use crate::explain::ExplainError;
+use crate::workload::offline::OfflineError;
 
 /// Why a command could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,18 @@ pub enum CliError {
         #[source]
         source: io::Error,
     },
+    /// The files do not say what the mesh is.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
+    /// The question has no answer.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
+    /// Agents were asked, and none has answered anything.
+    #[error("no agent answers; see `culvert status`")]
+    NoAnswer,
+    /// Nobody can shake hands for somebody who is no workload.
+    #[error("only a workload of the mesh can be probed from; name one as SRC")]
+    NoProbe,
     /// Standard output is gone.
     #[error("cannot write to standard output")]
     Print(#[source] io::Error),

@@ -145,6 +145,11 @@ impl Transport {
         self.runtime.block_on(self.agents.ask(ask))
     }
 
+    /// What the agent of one node answers; of an agent that was named, whatever its node is.
+    pub fn of_node<T: DeserializeOwned>(&self, node: &str, ask: &Ask) -> Answers<T> {
+        self.runtime.block_on(self.agents.of_node(node).ask(ask))
+    }
+
     /// What every agent answers, word by word.
     pub fn text(&self, ask: &Ask) -> Answers<Zeroizing<String>> {
         self.runtime.block_on(self.agents.text(ask))
@@ -162,6 +167,13 @@ impl Transport {
 }
 
 impl Agents {
+    /// Those of one node; an agent that was named, whatever its node is.
+    fn of_node(&self, node: &str) -> Self {
+        let own = |place: &&Place| place.node().is_none_or(|own| own == node);
+        let places = self.places.iter().filter(own).cloned().collect();
+        Self { places, fleet: self.fleet }
+    }
+
     /// As [`Transport::ask`].
     pub async fn ask<T: DeserializeOwned>(&self, ask: &Ask) -> Answers<T> {
         let mut answers = Answers { good: Vec::new(), faults: Vec::new(), fleet: self.fleet };

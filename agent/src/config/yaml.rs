@@ -60,6 +60,21 @@ pub fn stream<T: DeserializeOwned>(file: &Path, text: &str) -> Result<Vec<T>, Ya
         .map_err(|error| YamlError::from_parser(file, text, &error))
 }
 
+/// Reads a stream of documents of any form, in which only `true` and `false` are truth values: a
+/// namespace may be called `n`.
+///
+/// # Errors
+///
+/// [`YamlError`] for a syntax error or a field that is given twice.
+pub fn values(file: &Path, text: &str) -> Result<Vec<serde_json::Value>, YamlError> {
+    let mut options = options();
+    options.strict_booleans = true;
+    let values: Vec<Option<serde_json::Value>> =
+        serde_saphyr::from_multiple_with_options(text, options)
+            .map_err(|error| YamlError::from_parser(file, text, &error))?;
+    Ok(values.into_iter().flatten().collect())
+}
+
 /// Room for a mesh of a hundred thousand workloads; the parser's defaults end at some ten thousand.
 /// What an alias can blow a small file up to stays as bounded as it is by default.
 fn options() -> serde_saphyr::Options {

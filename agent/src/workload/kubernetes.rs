@@ -30,9 +30,11 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod written;
 
 pub use annotate::{Annotated, Annotator};
 pub use announce::Announcer;
 pub use client::{ClientError, connect};
 pub use events::Events;
 pub use source::{KubernetesError, Settings, Source};
+pub(super) use written::Written;

@@ -5,7 +5,8 @@
 //!     workload                                    named by the stages, names none of them
 //!     observe, config, sys, supervise, serve      named by all, name no stage
 //!     pipeline, assemble, admin, cli,
-//!     cni, controller, map, workload_api          name all, are named by none to their left
+//!     cni, controller, explain, map,
+//!     workload_api                                name all, are named by none to their left
 //! ```
 
 use super::Source;
@@ -13,8 +14,8 @@ use std::path::Path;
 
 const STAGES: [&str; 4] = ["capture", "policy", "identity", "tunnel"];
 const COMMON: [&str; 5] = ["observe", "config", "sys", "supervise", "serve"];
-const TOP: [&str; 8] =
-    ["pipeline", "assemble", "admin", "cli", "cni", "controller", "map", "workload_api"];
+const TOP: [&str; 9] =
+    ["pipeline", "assemble", "admin", "cli", "cni", "controller", "explain", "map", "workload_api"];
 
 /// Every import against the arrows.
 pub(super) fn against(sources: &[Source]) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use culvert_ca::enrolment::{Candidate, Reading, Wish};
+use culvert_ca::enrolment::{Candidate, Enrolment, Reading, Wish};
 use culvert_spiffe::{SpiffeId, TrustDomain};
 use kube::api::ObjectMeta;
 
@@ -56,17 +56,21 @@ impl PodRow {
     /// Whether the pod is of the own node and wanted in the mesh, where its namespace asks for
     /// `of_namespace`.
     pub(super) fn is_wanted(&self, of_namespace: Option<Wish>) -> bool {
-        self.local.as_ref().is_some_and(|local| {
-            let candidate = Candidate {
-                namespace: &self.workload.namespace,
-                // Such pods have no row.
-                host_network: false,
-                sidecar: local.sidecar,
-                pod: local.wish,
-                of_namespace,
-            };
-            candidate.decide().is_enrolled()
-        })
+        self.enrolment(of_namespace).is_some_and(Enrolment::is_enrolled)
+    }
+
+    /// Whether the pod is wanted in the mesh and why, if it is of the own node.
+    pub(super) fn enrolment(&self, of_namespace: Option<Wish>) -> Option<Enrolment> {
+        let local = self.local.as_ref()?;
+        let candidate = Candidate {
+            namespace: &self.workload.namespace,
+            // Such pods have no row.
+            host_network: false,
+            sidecar: local.sidecar,
+            pod: local.wish,
+            of_namespace,
+        };
+        Some(candidate.decide())
     }
 }
 

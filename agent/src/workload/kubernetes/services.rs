@@ -43,6 +43,13 @@ struct SliceEndpoint {
     condition: Condition,
 }
 
+impl SliceRow {
+    /// The Service that it belongs to.
+    pub(super) fn service_key(&self) -> &WorkloadKey {
+        &self.service
+    }
+}
+
 /// What is kept of a Service; nothing if it has no cluster address or no TCP port.
 pub(super) fn service_row(service: &objects::Service) -> Option<ServiceRow> {
     let spec = &service.spec;
