@@ -55,3 +55,70 @@ fn configuration_of_the_manifests_is_taken() {
         assert!(config.print().unwrap().contains("/host/proc"), "{path}");
     }
 }
+
+/// Commands with pages of their own; docs/cli.md has all others.
+const PARTS: [&str; 7] = ["agent", "release", "controller", "cni", "ca", "explain", "tls-check"];
+
+#[test]
+fn every_command_that_asks_is_in_the_documentation() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let text = fs::read_to_string(path).unwrap();
+    let mut seen = 0;
+    for command in Arguments::command().get_subcommands() {
+        let name = command.get_name();
+        if command.is_hide_set() || PARTS.contains(&name) {
+            assert!(text.contains(name), "{name} is not even named");
+            continue;
+        }
+        assert!(text.contains(&format!("\n### culvert {name}\n")), "no section for {name}");
+        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            let common = ["socket", "output"].contains(&option);
+            let named = common || text.contains(&format!("--{option}"));
+            assert!(named, "--{option} of {name} is not in docs/cli.md");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 9, "{seen}");
+    for code in ["| 0 |", "| 1 |", "| 2 |", "| 3 |"] {
+        assert!(text.contains(code), "{code}");
+    }
+}
+
+#[test]
+fn command_lines_are_consistent() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn what_people_type_is_understood() {
+    for line in [
+        "status --cluster -o wide",
+        "status --programs",
+        "connections --watch --workload shop/web-1 --interval 2",
+        "connections -n shop -o json --limit 5 --address 127.0.0.1:15000",
+        "preflight shop --context prod",
+        "workloads -n shop",
+        "policies -o yaml",
+        "certs -o json",
+        "certs show default/web --socket /tmp/x",
+        "certs show --root --cluster",
+        "config-dump --node node1",
+        "logging",
+        "logging info,culvert_agent::tunnel=debug",
+        "logging --reset",
+        "completion bash",
+    ] {
+        let words = std::iter::once("culvert").chain(line.split(' '));
+        let parsed = Arguments::try_parse_from(words);
+        assert!(parsed.is_ok(), "{line}: {}", parsed.err().unwrap());
+    }
+    for line in ["preflight", "connections --workload shop", "certs show", "logging debug --reset"]
+    {
+        let words = std::iter::once("culvert").chain(line.split(' '));
+        assert_eq!(
+            Arguments::try_parse_from(words).err().map(|e| e.exit_code()),
+            Some(2),
+            "{line}"
+        );
+    }
+}
