@@ -11,6 +11,7 @@ mod load;
 mod mesh;
 mod outages;
 mod rolling;
+mod seen;
 mod strict;
 mod subject;
 mod uninstall;
@@ -118,7 +119,8 @@ pub(super) fn smoke() -> Result<ExitCode> {
 /// Each part stands on its own, once Culvert is installed and its pods are enrolled.
 type Part = fn(&Subject, &mut Checks);
 
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
+    ("seen", seen::part),
     ("strict", strict::part),
     ("authorization", authorization::part),
     ("bad objects", bad_objects::part),
