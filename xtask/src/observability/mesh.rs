@@ -92,6 +92,10 @@ impl Mesh {
         self.lab.pod("late").run(&words, SOON)?.ok()?;
         self.export()?;
         self.ask_unknown()?;
+        // Names are asked for once, so the next scrape must have come by then.
+        let refusal = "culvert_ca_requests_refused_total";
+        let heard = || self.prometheus.names().ok().filter(|names| names.contains(refusal));
+        until("the refusal to be scraped", SOON, heard)?;
         let good = "culvert_workload_policies{state=\"as_written\"} > 0";
         let seen = || Some(list(&self.prometheus.query(good).ok()?["result"]).count());
         until("the policies to be counted", SOON, || (seen()? == 2).then_some(()))?;
