@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: two nodes, real pods, real programs, and what was really observed.
 
 pub(crate) mod applications;
+mod asked;
 mod certificates;
 mod identities;
 mod refusals;
@@ -71,14 +72,18 @@ fn show(id: &str, keep: bool, checks: &mut Checks) -> Result<()> {
     certificates::presented(&lab, checks);
     identities::inspected(&lab, checks);
     refusals::not_enrolled(&lab, checks);
+    asked::inspected(&lab, checks);
     rotation::while_transferring(&lab, &applications, checks);
     telemetry::access_log(&lab, checks);
     telemetry::metrics(&lab, checks);
+    telemetry::requests(&lab, checks);
+    asked::page(&lab, checks);
     capture.judge(&lab, &applications, checks);
     if keep {
         applications.keep();
         println!("{}", lab::look_around(&lab));
         println!("  nginx serves on b1:80, nghttpd on b2:8080; they go with the lab\n");
+        println!("{}", asked::address(&lab));
         lab.keep();
     } else {
         run::say("taking the lab down");

@@ -8,8 +8,8 @@ use culvert_tests::{Lab, NodeId, SOON, Scrape};
 /// The mesh's trust domain.
 const TRUST_DOMAIN: &str = "cluster.local";
 
-/// Lines of each scrape that are shown.
-const SHOWN: usize = 4;
+/// Lines of a metric that are shown.
+const SHOWN: usize = 2;
 
 /// Looks for one flow with both identities in the destination's log.
 pub(crate) fn access_log(lab: &Lab, checks: &mut Checks) {
@@ -38,13 +38,47 @@ pub(crate) fn metrics(lab: &Lab, checks: &mut Checks) {
     }
 }
 
-fn scrape(lab: &Lab, node: NodeId, reporter: &str) -> Result<String> {
+/// Looks for the HTTP requests of the demo, which the agents saw in passing.
+pub(crate) fn requests(lab: &Lab, checks: &mut Checks) {
+    checks.add("HTTP requests are counted, which the agents saw in passing", seen_passing(lab));
+}
+
+fn seen_passing(lab: &Lab) -> Result<String> {
+    let scrape = scraped(lab, NodeId::Node2)?;
+    show(&scrape, "istio_requests_total{");
+    let [a1, a2] = ["a1", "a2"].map(|pod| lab.pod(pod).spiffe_id(TRUST_DOMAIN));
+    let count = |source: &str, more: &[(&str, &str)]| {
+        let labels = [
+            ("reporter", "destination"),
+            ("response_code", "200"),
+            ("source_principal", source),
+            ("connection_security_policy", "mutual_tls"),
+        ];
+        scrape.sum("istio_requests_total", &[&labels, more].concat())
+    };
+    let (one, two) = (count(&a1, &[]), count(&a2, &[]));
+    // curl asked nginx over IPv4 and IPv6; nghttp asked nghttpd by HTTP/2.
+    ensure!(one >= 2.0, "only {one} requests of HTTP/1.1 were counted");
+    ensure!(two >= 1.0, "no request of HTTP/2 was counted");
+    Ok(format!("{one} from a1 (HTTP/1.1), {two} from a2 (HTTP/2), answered with 200"))
+}
+
+fn scraped(lab: &Lab, node: NodeId) -> Result<Scrape> {
     let words = ["curl", "-sS", "-f", "-m", "10", "http://127.0.0.1:15020/metrics"];
-    let scrape = Scrape::parse(&lab.node(node).run(&words, SOON)?.ok()?);
-    let ours = |line: &&str| line.starts_with("istio_tcp_") && line.contains("mutual_tls");
+    Ok(Scrape::parse(&lab.node(node).run(&words, SOON)?.ok()?))
+}
+
+/// The first lines of flows over mutual TLS that begin so, whole: their labels are what is shown.
+fn show(scrape: &Scrape, start: &str) {
+    let ours = |line: &&str| line.starts_with(start) && line.contains("mutual_tls");
     for line in scrape.text.lines().filter(ours).take(SHOWN) {
-        checks::note(&line.chars().take(180).collect::<String>());
+        checks::note(line);
     }
+}
+
+fn scrape(lab: &Lab, node: NodeId, reporter: &str) -> Result<String> {
+    let scrape = scraped(lab, node)?;
+    show(&scrape, "istio_tcp_connections_opened_total{");
     let source = lab.pod("a1").spiffe_id(TRUST_DOMAIN);
     let destination = lab.pod("b1").spiffe_id(TRUST_DOMAIN);
     let labels = [
