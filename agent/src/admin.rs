@@ -23,6 +23,7 @@ mod certificates;
 mod door;
 mod dump;
 mod error;
+mod explain;
 mod flows;
 mod logging;
 mod mesh;

@@ -38,6 +38,7 @@ use crate::{
     admin,
     capture::{self, Capture},
     config::{Config, Tunnel, WhenAgentDown},
+    explain::{Pods, Prober},
     identity::{self, IdentityStore},
     observe::{self, Health, LogControl, Metrics, Pulses, Readiness, Routes, Server},
     supervise::Tasks,
@@ -101,7 +102,9 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
     troubles::follow(&mut tasks, &identity, &metrics);
     let steered = watch::Sender::default();
     let (programs, quit) = (watch::Sender::default(), stop.quit());
+    let pods = Pods::default();
     let routes = admin::Routes::new(admin::Parts {
+        prober: Prober::new(pods.clone(), identity.clone()),
         config: Arc::clone(&config),
         snapshots: snapshots.clone(),
         identities: identity.clone(),
@@ -151,7 +154,8 @@ pub async fn run(config: Config, log: LogControl) -> anyhow::Result<()> {
         (Kernel { capture, turn }, identity),
         (&workers, steered),
         &metrics,
-    )?;
+    )?
+    .with_pods(pods);
     let (steered, ready) = (enrolment.steered(), readiness.subscribe());
     cni::offer(&mut front, &config, cni::Parts { announce, steered, ready }, &metrics);
     let enrolled = enrolment.told();

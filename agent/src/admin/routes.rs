@@ -17,8 +17,8 @@ use crate::serve::{Reply, text};
 
 /// Everything there is, for who asked for something else.
 const PAGES: &str = "no such page; there are /, /status, /workloads, /policies, /connections, \
-                     /map.json, /certs, /roots, /config_dump, /logging, /memory and \
-                     /debug/pprof/profile";
+                     /map.json, /explain, /tls-check, /certs, /roots, /config_dump, /logging, \
+                     /memory and /debug/pprof/profile";
 
 /// What was asked; the label of the counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub(super) enum What {
     Policies,
     Connections,
     Map,
+    Explain,
+    Arrival,
+    TlsCheck,
+    Probe,
     ConfigDump,
     Logging,
     SetLogging,
@@ -54,6 +58,10 @@ impl What {
             Self::Policies => "policies",
             Self::Connections => "connections",
             Self::Map => "map",
+            Self::Explain => "explain",
+            Self::Arrival => "explain_arrival",
+            Self::TlsCheck => "tls_check",
+            Self::Probe => "probe",
             Self::ConfigDump => "config_dump",
             Self::Logging => "logging",
             Self::SetLogging => "set_logging",
@@ -67,7 +75,7 @@ impl What {
 
     /// Whether it is asked with POST.
     const fn changes(self) -> bool {
-        matches!(self, Self::Export | Self::SetLogging | Self::Quit)
+        matches!(self, Self::Export | Self::Probe | Self::SetLogging | Self::Quit)
     }
 
     /// What a request asks for, and the identity in its path.
@@ -80,6 +88,10 @@ impl What {
             "/policies" => Self::Policies,
             "/connections" => Self::Connections,
             "/map.json" => Self::Map,
+            "/explain" => Self::Explain,
+            "/explain/arrival" => Self::Arrival,
+            "/tls-check" => Self::TlsCheck,
+            "/probe" => Self::Probe,
             "/config_dump" => Self::ConfigDump,
             "/logging" if *method == Method::POST => Self::SetLogging,
             "/logging" => Self::Logging,
@@ -134,6 +146,10 @@ impl Routes {
                 Err(_) => refuse(StatusCode::BAD_REQUEST, "`limit` is a whole number"),
             },
             What::Map => self.view(State::map).await,
+            What::Explain => self.explain(query).await,
+            What::Arrival => self.arrival(query).await,
+            What::TlsCheck => self.tls_check(query).await,
+            What::Probe => self.probe(query).await,
             What::ConfigDump => self.view(dump::config_dump).await,
             What::Logging => self.0.logging(),
             What::SetLogging => self.0.set_logging(&query),

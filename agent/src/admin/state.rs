@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::model::Program;
 use super::profile::Profiler;
 use crate::config::Config;
+use crate::explain::Prober;
 use crate::identity::IdentityStore;
 use crate::observe::{LogControl, Metrics, Readiness};
 use crate::workload::{Snapshot, Steered};
@@ -29,6 +30,8 @@ pub struct Parts {
     pub programs: watch::Receiver<Vec<Program>>,
     /// Flows and their edges.
     pub metrics: Metrics,
+    /// Shakes hands to prove what policy says.
+    pub prober: Prober,
     /// The level of the log.
     pub log: LogControl,
     /// Cancelled to end the agent.

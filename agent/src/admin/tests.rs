@@ -92,6 +92,10 @@ impl Setup {
             readiness: self.readiness.subscribe(),
             programs: self.programs.subscribe(),
             metrics: self.metrics.clone(),
+            prober: crate::explain::Prober::new(
+                crate::explain::Pods::default(),
+                self.store.clone(),
+            ),
             log: self.log.clone(),
             quit: self.quit.clone(),
         })

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::worker::Workers;
 use crate::{
     capture::{Capture, Turn},
+    explain::Pods,
     identity::{IdentityHold, IdentityStore},
     observe::{Metrics, Readiness},
     policy,
@@ -64,6 +65,7 @@ pub(super) struct Enrolment {
     missing: IntGauge,
     failures: IntCounter,
     acting: IntGauge,
+    pods: Pods,
 }
 
 impl Enrolment {
@@ -113,7 +115,13 @@ impl Enrolment {
             missing,
             failures,
             acting,
+            pods: Pods::default(),
         })
+    }
+
+    /// Tells these of every workload that is enrolled.
+    pub(super) fn with_pods(self, pods: Pods) -> Self {
+        Self { pods, ..self }
     }
 
     /// What is steered, from now on: a workload comes in once all its connections are captured,
@@ -352,6 +360,7 @@ impl Enrolment {
                 let live = CancellationToken::new();
                 let retired = CancellationToken::new();
                 self.workers.serve(&enrolled.pod, enrolled.listeners, &live, &retired).await?;
+                self.pods.put(&enrolled.pod);
                 tracing::info!(workload = %workload.key(), identity = %workload.identity, "workload enrolled");
                 let workload = Arc::clone(workload);
                 Ok(Some(Local { workload, live, retired, _identity: identity }))

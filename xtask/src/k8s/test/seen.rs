@@ -121,9 +121,7 @@ fn event(subject: &Subject) -> Result<String> {
     let kubectl = subject.kubectl();
     kubectl.apply(strict::STRICT)?;
     let url = format!("http://{}/", applications::address(kubectl, SHOP, "backend")?);
-    until("the refusal", TOLD, || {
-        applications::fetch(subject, (OUTSIDE, "stranger"), &url).err()
-    })?;
+    until("the refusal", TOLD, || applications::fetch(subject, (OUTSIDE, "stranger"), &url).err())?;
     let which = "--field-selector=involvedObject.name=backend,reason=PlaintextRefused";
     let note = until("the Event", TOLD, || {
         let found = kubectl.get(&["-n", SHOP, "events", which]).ok()?;
