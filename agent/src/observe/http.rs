@@ -137,12 +137,26 @@ enum State {
         held: [u8; PREFACE.len()],
         length: usize,
         since: Option<Instant>,
+        server: Early,
     },
     One(Box<h1::Connection>),
     Two(Box<h2::Connection>),
     /// Not HTTP, or given up.
     Off,
 }
+
+/// What a server has said before the client's first bytes came by. In HTTP/2 either side may begin
+/// (RFC 9113 section 3.4), the server always with SETTINGS.
+enum Early {
+    /// The beginning of a frame's head, or nothing.
+    Begun { held: [u8; SETTINGS.len()], length: usize },
+    /// SETTINGS, and maybe more.
+    Two(Box<h2::Connection>),
+}
+
+/// The head of a first SETTINGS frame (RFC 9113 section 6.5), as far as it is always the same: its
+/// third byte is the lowest of its length, of which no server needs more.
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
 /// What a client of HTTP/2 says first (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -178,7 +192,8 @@ impl Default for Reader {
 impl Reader {
     /// Of a flow that has just begun. Allocates nothing.
     pub const fn new() -> Self {
-        Self(State::Start { held: [0; PREFACE.len()], length: 0, since: None })
+        let server = Early::Begun { held: SETTINGS, length: 0 };
+        Self(State::Start { held: [0; PREFACE.len()], length: 0, since: None, server })
     }
 
     /// Whether there is anything left to learn from this flow.
@@ -201,9 +216,12 @@ impl Reader {
         if bytes.is_empty() {
             return;
         }
-        if matches!(self.0, State::Start { .. }) {
-            // A server that speaks first does not speak HTTP.
-            self.0 = State::Off;
+        if let State::Start { server, .. } = &mut self.0 {
+            // Else a server that speaks first does not speak HTTP.
+            if server.read(bytes, now, seen).is_none() {
+                self.0 = State::Off;
+            }
+            return;
         }
         self.go_on(Side::Server, bytes, now, seen);
     }
@@ -232,7 +250,7 @@ impl Reader {
     }
 
     fn start(&mut self, bytes: &[u8], now: Instant, seen: &mut dyn Seen) {
-        let State::Start { held, length, since } = &mut self.0 else { return };
+        let State::Start { held, length, since, server } = &mut self.0 else { return };
         if bytes.is_empty() {
             return;
         }
@@ -250,11 +268,17 @@ impl Reader {
             }
             Looks::Like(version) => version,
         };
-        seen.begun(version);
-        self.0 = match version {
-            Version::One => State::One(Box::default()),
-            Version::Two => State::Two(Box::default()),
+        self.0 = match (version, server.take(now, seen)) {
+            (Version::One, None) => State::One(Box::default()),
+            (Version::Two, None) => State::Two(Box::default()),
+            (Version::Two, Some(connection)) => State::Two(connection),
+            // It answered before it was asked.
+            (Version::One, Some(_)) => State::Off,
         };
+        if self.is_off() {
+            return;
+        }
+        seen.begun(version);
         // What came in earlier pieces first, as if it had come with this one.
         let rest = match version {
             Version::One => {
@@ -264,6 +288,44 @@ impl Reader {
             Version::Two => &bytes[taken..],
         };
         self.go_on(Side::Client, rest, now, seen);
+    }
+}
+
+impl Early {
+    /// Reads on; none if this is no server of HTTP/2.
+    fn read(&mut self, mut bytes: &[u8], now: Instant, seen: &mut dyn Seen) -> Option<()> {
+        if let Self::Begun { held, length } = self {
+            let taken = bytes.len().min(held.len() - *length);
+            held[*length..*length + taken].copy_from_slice(&bytes[..taken]);
+            *length += taken;
+            bytes = &bytes[taken..];
+            let like = |at: usize| at == 2 || held[at] == SETTINGS[at];
+            if !(0..*length).all(like) {
+                return None;
+            }
+            if *length < held.len() {
+                return Some(());
+            }
+            *self = Self::Two(self.take(now, seen)?);
+        }
+        match self {
+            Self::Two(connection) => connection.read(Side::Server, bytes, now, seen).ok(),
+            Self::Begun { .. } => Some(()),
+        }
+    }
+
+    /// A connection that has read all this; none if the server has said nothing.
+    fn take(&mut self, now: Instant, seen: &mut dyn Seen) -> Option<Box<h2::Connection>> {
+        match std::mem::replace(self, Self::Begun { held: SETTINGS, length: 0 }) {
+            Self::Begun { length: 0, .. } => None,
+            Self::Begun { held, length } => {
+                let mut connection = Box::<h2::Connection>::default();
+                // No more than one frame's head, which can always be read.
+                connection.read(Side::Server, &held[..length], now, seen).ok()?;
+                Some(connection)
+            }
+            Self::Two(connection) => Some(connection),
+        }
     }
 }
 

@@ -166,8 +166,9 @@ fn what_is_odd_ends_the_reading_and_nothing_else() {
 
 #[test]
 fn what_is_not_http_is_let_be_at_once() {
-    let others: [(Side, &[u8]); 6] = [
+    let others: [(Side, &[u8]); 7] = [
         (S, b"220 mail.example ESMTP\r\n"),
+        (S, b"\0\0\x06\x04\0\0\0\0\x01"),
         (C, b"\x16\x03\x01\x02\x00\x01"),
         (C, b"*1\r\n$4\r\nPING\r\n"),
         (C, b"PRI * HTTP/2.0\r\n\r\nXX"),
@@ -248,6 +249,30 @@ fn streams_are_told_apart() {
     assert_eq!(told.0, expected);
 }
 
+/// The same, of a server that begins, as nghttpd does.
+fn server_first() -> Conversation {
+    let mut conversation = two();
+    let settings = [frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]), frame(4, 1, 0, &[])].concat();
+    conversation[2] = (S, Vec::new());
+    conversation.insert(0, (S, settings));
+    conversation
+}
+
+#[test]
+fn a_server_of_http_2_may_speak_first() {
+    assert_eq!(read(&server_first(), &[]), read(&two(), &[]));
+    // The client's first bytes come in the middle of the server's.
+    let mut between = server_first();
+    let rest = between[0].1.split_off(5);
+    between.insert(2, (S, rest));
+    assert_eq!(read(&between, &[]), read(&two(), &[]));
+    // But not one of HTTP/1.1.
+    let mut other = server_first();
+    other.truncate(1);
+    other.extend(one());
+    assert_eq!(read(&other, &[]), Told::default());
+}
+
 #[test]
 fn too_many_streams_end_the_reading() {
     let mut conversation = two();
@@ -275,21 +300,23 @@ fn one() -> Conversation {
 proptest! {
     #[test]
     fn any_pieces_tell_the_same(cuts in prop::collection::vec(0..40_usize, 1..20)) {
-        for conversation in [one(), two()] {
+        for conversation in [one(), two(), server_first()] {
             prop_assert_eq!(read(&conversation, &cuts), read(&conversation, &[]));
         }
     }
 
     #[test]
     fn any_bytes_are_survived_and_in_any_pieces_the_same(
-        mut conversation in prop_oneof![Just(one()), Just(two())],
+        mut conversation in prop_oneof![Just(one()), Just(two()), Just(server_first())],
         places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cuts in prop::collection::vec(0..40_usize, 1..20),
     ) {
         for (place, byte) in places {
             let message = place.index(conversation.len());
-            let at = place.index(conversation[message].1.len());
-            conversation[message].1[at] = byte;
+            if !conversation[message].1.is_empty() {
+                let at = place.index(conversation[message].1.len());
+                conversation[message].1[at] = byte;
+            }
         }
         prop_assert_eq!(read(&conversation, &cuts), read(&conversation, &[]));
     }
