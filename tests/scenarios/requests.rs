@@ -1,8 +1,9 @@
 //! HTTP requests between two pods, counted by both agents as they go by: nginx, nghttpd and curl,
 //! whose bytes arrive as they were sent.
 
+use crate::observed::count;
 use anyhow::{Context, Result, ensure};
-use culvert_tests::{Lab, NodeId, Place, PodSpec, Process, SOON, Scrape, scenario, until};
+use culvert_tests::{Lab, NodeId, Place, PodSpec, Process, SOON, scenario, until};
 use std::fs;
 use std::path::Path;
 
@@ -39,31 +40,30 @@ fn curl(place: &Place, words: &[&str]) -> Result<String> {
     place.run(&all, SOON)?.ok()
 }
 
-/// How many requests an agent has counted with these labels.
-fn counted(lab: &Lab, id: NodeId, labels: &[(&str, &str)]) -> Result<f64> {
-    Ok(lab.metrics(id)?.sum("istio_requests_total", labels))
-}
-
 /// Waits until both agents have counted this many; each once, and no more.
-fn both_count(lab: &Lab, labels: &[(&str, &str)], wanted: f64) -> Result<()> {
+fn both_count(lab: &Lab, labels: &[(&str, &str)], wanted: u64) -> Result<()> {
     for (id, reporter) in [(NodeId::Node1, "source"), (NodeId::Node2, "destination")] {
         let labels = [&[("reporter", reporter)], labels].concat();
         let what = format!("{wanted} requests with {labels:?}");
-        let found =
-            until(&what, SOON, || counted(lab, id, &labels).ok().filter(|found| *found >= wanted))?;
+        let reached = || {
+            let found = count(lab, id, "istio_requests_total", &labels).ok();
+            found.filter(|found| *found >= wanted)
+        };
+        let found = until(&what, SOON, reached)?;
         ensure!(found == wanted, "{found} instead of {what}");
     }
     Ok(())
 }
 
 /// The durations of an agent's requests hang together.
-fn histogram_is_whole(scrape: &Scrape, requests: f64) -> Result<()> {
+fn histogram_is_whole(lab: &Lab, id: NodeId, requests: u64) -> Result<()> {
     let name = |part: &str| format!("istio_request_duration_milliseconds_{part}");
-    let (count, sum) = (scrape.sum(&name("count"), &[]), scrape.sum(&name("sum"), &[]));
-    let all = scrape.sum(&name("bucket"), &[("le", "+Inf")]);
-    let minute = scrape.sum(&name("bucket"), &[("le", "60000")]);
-    ensure!(count >= requests && all == count && minute == count, "{count} {all} {minute}");
-    ensure!(sum > 0.0 && sum < 60_000.0 * count, "{sum} ms for {count}");
+    let below = |le| count(lab, id, &name("bucket"), &[("le", le)]);
+    let (all, minute) = (below("+Inf")?, below("60000")?);
+    let number = count(lab, id, &name("count"), &[])?;
+    ensure!(number >= requests && all == number && minute == number, "{number} {all} {minute}");
+    let sum = lab.metrics(id)?.sum(&name("sum"), &[]);
+    ensure!(sum > 0.0, "{sum} ms for {number}");
     Ok(())
 }
 
@@ -86,7 +86,7 @@ fn requests_of_real_programs_are_counted_at_both_ends() {
         ensure!(curl(a1, &["--compressed", &file])? == FILE);
         curl(a1, &["--head", &file, &file])?;
         curl(a1, &[&none, &out])?;
-        let expected = [("200", 6.0), ("404", 1.0), ("503", 1.0)];
+        let expected = [("200", 6), ("404", 1), ("503", 1)];
         for (code, wanted) in expected {
             let labels = [
                 ("response_code", code),
@@ -109,16 +109,16 @@ fn requests_of_real_programs_are_counted_at_both_ends() {
         ensure!(said == FILE.repeat(2), "{said}");
         curl(a1, &[h2, &none])?;
         curl(a1, &[h2, "-H", "content-type: application/grpc+proto", &file])?;
-        both_count(&lab, &[("response_code", "200"), ("request_protocol", "http")], 8.0)?;
-        both_count(&lab, &[("response_code", "404")], 2.0)?;
-        both_count(&lab, &[("request_protocol", "grpc"), ("response_code", "200")], 1.0)?;
+        both_count(&lab, &[("response_code", "200"), ("request_protocol", "http")], 8)?;
+        both_count(&lab, &[("response_code", "404")], 2)?;
+        both_count(&lab, &[("request_protocol", "grpc"), ("response_code", "200")], 1)?;
 
         for id in [NodeId::Node1, NodeId::Node2] {
-            let scrape = lab.metrics(id)?;
-            histogram_is_whole(&scrape, 12.0)?;
-            ensure!(scrape.sum("culvert_observe_http_gave_up_total", &[]) == 0.0);
-            ensure!(scrape.sum("culvert_observe_http_flows_total", &[("version", "1")]) >= 4.0);
-            ensure!(scrape.sum("culvert_observe_http_flows_total", &[("version", "2")]) >= 3.0);
+            histogram_is_whole(&lab, id, 12)?;
+            let counted = |name: &str, labels: &[(&str, &str)]| count(&lab, id, name, labels);
+            ensure!(counted("culvert_observe_http_gave_up_total", &[])? == 0);
+            ensure!(counted("culvert_observe_http_flows_total", &[("version", "1")])? >= 4);
+            ensure!(counted("culvert_observe_http_flows_total", &[("version", "2")])? >= 3);
         }
         Ok(())
     });
@@ -138,11 +138,11 @@ fn http_is_not_read_where_it_is_turned_off() {
         ensure!(curl(lab.pod("a1"), &["--http2-prior-knowledge", &at(81)])? == FILE);
         // Last what is counted: once it is, what came before would be as well.
         ensure!(curl(lab.pod("a1"), &[&at(80)])? == FILE);
-        both_count(&lab, &[("source_workload", "a1")], 1.0)?;
-        both_count(&lab, &[], 1.0)?;
+        both_count(&lab, &[("source_workload", "a1")], 1)?;
+        both_count(&lab, &[], 1)?;
         let opened = [("reporter", "source"), ("source_workload", "q1")];
-        let opened = lab.metrics(NodeId::Node1)?.sum("istio_tcp_connections_opened_total", &opened);
-        ensure!(opened == 1.0, "{opened} flows of q1: it is in the mesh all the same");
+        let opened = count(&lab, NodeId::Node1, "istio_tcp_connections_opened_total", &opened)?;
+        ensure!(opened == 1, "{opened} flows of q1: it is in the mesh all the same");
         Ok(())
     });
 }

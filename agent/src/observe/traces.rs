@@ -66,19 +66,15 @@ impl TraceParent {
 
     /// The span of the flow's source, if it is to be recorded: the one that the request names.
     pub fn client(self) -> Option<Trace> {
-        self.sampled.then_some(Trace {
-            trace_id: self.trace_id,
-            span_id: self.parent_id,
-            parent_id: None,
-        })
+        self.sampled.then_some(Trace { whole: self.trace_id, own: self.parent_id, parent: None })
     }
 
     /// The span of the flow's destination, if it is to be recorded: `own`, below the source's.
     pub fn server(self, own: u64) -> Option<Trace> {
         self.sampled.then_some(Trace {
-            trace_id: self.trace_id,
-            span_id: own | 1,
-            parent_id: Some(self.parent_id),
+            whole: self.trace_id,
+            own: own | 1,
+            parent: Some(self.parent_id),
         })
     }
 }
@@ -93,9 +89,12 @@ impl fmt::Display for TraceParent {
 /// The place of one flow's span in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
-    trace_id: u128,
-    span_id: u64,
-    parent_id: Option<u64>,
+    /// The trace.
+    whole: u128,
+    /// The span.
+    own: u64,
+    /// The span above it.
+    parent: Option<u64>,
 }
 
 /// Takes the spans of flows that have ended.

@@ -32,13 +32,16 @@ fn requests(metrics: &Metrics) -> usize {
 }
 
 fn one(flow: &OpenFlow) {
-    let (asking, answering): (fn(&OpenFlow, &[u8]), fn(&OpenFlow, &[u8])) =
-        match flow.labels().reporter {
-            Reporter::Source => (OpenFlow::sent, OpenFlow::received),
-            Reporter::Destination => (OpenFlow::received, OpenFlow::sent),
-        };
-    asking(flow, ASKED);
-    answering(flow, ANSWER);
+    match flow.labels().reporter {
+        Reporter::Source => {
+            flow.sent(ASKED);
+            flow.received(ANSWER);
+        }
+        Reporter::Destination => {
+            flow.received(ASKED);
+            flow.sent(ANSWER);
+        }
+    }
 }
 
 #[test]

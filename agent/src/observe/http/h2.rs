@@ -80,7 +80,6 @@ impl Connection {
             };
             bytes = &bytes[used..];
             match done {
-                None => {}
                 Some(Done::Reset(stream)) => {
                     let by = if from == Side::Client { Cut::Client } else { Cut::Server };
                     self.close(stream, Some(by), now, seen);
@@ -88,10 +87,10 @@ impl Connection {
                 Some(Done::Stream(stream)) if from == Side::Server => {
                     self.close(stream, None, now, seen);
                 }
-                Some(Done::Stream(_)) => {}
+                None | Some(Done::Stream(_)) => {}
                 Some(Done::Head(head, fields)) => match from {
-                    Side::Client => self.asked(&head, &fields, now)?,
-                    Side::Server => self.answered(&head, &fields, now, seen),
+                    Side::Client => self.asked(&head, fields, now)?,
+                    Side::Server => self.answered(&head, fields, now, seen),
                 },
             }
         }
@@ -104,7 +103,7 @@ impl Connection {
         }
     }
 
-    fn asked(&mut self, head: &Head, fields: &Fields, now: Instant) -> Result<(), GaveUp> {
+    fn asked(&mut self, head: &Head, fields: Fields, now: Instant) -> Result<(), GaveUp> {
         // A head on a stream that was opened before is its trailers.
         if head.stream <= self.newest {
             return Ok(());
@@ -126,7 +125,7 @@ impl Connection {
         Ok(())
     }
 
-    fn answered(&mut self, head: &Head, fields: &Fields, now: Instant, seen: &mut dyn Seen) {
+    fn answered(&mut self, head: &Head, fields: Fields, now: Instant, seen: &mut dyn Seen) {
         // One that was reset a moment ago, or a promised one.
         let Some(request) = self.open.get_mut(&head.stream) else { return };
         // 1xx goes before the real one. Trailers have no status.

@@ -80,8 +80,9 @@ use Side::{Client as C, Server as S};
 
 #[test]
 fn answers_end_where_the_standard_says() {
+    type Case<'a> = (&'a [(Side, &'a str)], &'a [(Option<u16>, Option<Cut>)]);
     let ok = |status| (Some(status), None);
-    let cases: &[(&[(Side, &str)], &[(Option<u16>, Option<Cut>)])] = &[
+    let cases: &[Case<'_>] = &[
         (
             &[
                 (C, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),

@@ -59,7 +59,7 @@ impl From<&Exchange> for How {
 
 impl How {
     /// The `request_protocol` label.
-    pub(super) const fn protocol(&self) -> &'static str {
+    pub(super) const fn protocol(self) -> &'static str {
         match self.protocol {
             Protocol::Http => "http",
             Protocol::Grpc => "grpc",
@@ -67,16 +67,16 @@ impl How {
     }
 
     /// The `response_code` label: 0 if there was none, as Istio's proxies have it.
-    pub(super) fn status(&self) -> u16 {
+    pub(super) fn status(self) -> u16 {
         self.status.unwrap_or(0)
     }
 
-    pub(super) const fn grpc_status(&self) -> Option<u8> {
+    pub(super) const fn grpc_status(self) -> Option<u8> {
         self.grpc_status
     }
 
     /// The `response_flags` label: the client went away, or the server did.
-    pub(super) const fn flags(&self) -> &'static str {
+    pub(super) const fn flags(self) -> &'static str {
         match self.cut {
             None => "-",
             Some(Cut::Client) => "DC",
@@ -111,8 +111,8 @@ impl Outcome {
         self.micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    pub(super) const fn how(&self) -> &How {
-        &self.how
+    pub(super) const fn how(&self) -> How {
+        self.how
     }
 
     /// How many took at most as long as each bound, and how many there were.

@@ -43,7 +43,7 @@ pub enum TracesError {
 /// Sends the spans on. Ends with its token, and sends what is left then.
 pub struct Exporter {
     waiting: mpsc::Receiver<SpanData>,
-    exporter: SpanExporter,
+    collector: SpanExporter,
     endpoint: String,
     sent: IntCounter,
     failed: IntCounter,
@@ -72,7 +72,7 @@ impl Exporter {
         exporter.set_resource(&resource.build());
         Ok(Self {
             waiting,
-            exporter,
+            collector: exporter,
             endpoint: endpoint.to_owned(),
             sent: spans.with_label_values(&["sent"]),
             failed: spans.with_label_values(&["failed"]),
@@ -108,7 +108,7 @@ impl Exporter {
 
     async fn export(&mut self, batch: Vec<SpanData>, limit: Duration) {
         let count = batch.len() as u64; // at most 512
-        let done = timeout(limit, self.exporter.export(batch)).await;
+        let done = timeout(limit, self.collector.export(batch)).await;
         let error = match done {
             Ok(Ok(())) => {
                 self.sent.inc_by(count);

@@ -38,14 +38,14 @@ impl Done<'_> {
         };
         SpanData {
             span_context: SpanContext::new(
-                TraceId::from_bytes(self.trace.trace_id.to_be_bytes()),
-                span(self.trace.span_id),
+                TraceId::from_bytes(self.trace.whole.to_be_bytes()),
+                span(self.trace.own),
                 TraceFlags::SAMPLED,
                 false,
                 TraceState::NONE,
             ),
-            parent_span_id: self.trace.parent_id.map_or(SpanId::INVALID, span),
-            parent_span_is_remote: self.trace.parent_id.is_some(),
+            parent_span_id: self.trace.parent.map_or(SpanId::INVALID, span),
+            parent_span_is_remote: self.trace.parent.is_some(),
             span_kind: kind,
             // The same for all flows, so that they are found together; what differs is below.
             name: "connection".into(),

@@ -77,11 +77,11 @@ impl Frames {
             return Ok(Some((used, Part::None)));
         }
         self.have = 0;
-        let [a, b, c, kind, flags, d, e, f, g] = self.header;
+        let [high, middle, low, kind, flags, stream @ ..] = self.header;
         // Three bytes fit into a usize on every platform that Linux runs on.
-        self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+        self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
         // The highest bit is reserved, to be ignored.
-        let stream = u32::from_be_bytes([d, e, f, g]) & (u32::MAX >> 1);
+        let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
         let frame = Frame { kind, stream, flags };
         self.inside = true;
         self.holding = matches!(kind, kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION)

@@ -86,12 +86,11 @@ fn first(bits: u64, have: u32) -> Option<(u16, u32)> {
     }
     for length in QUICK as usize + 1..=LONGEST {
         // At most 30 bits, and indices below 257.
-        let code = (bits >> (u64::BITS as usize - length)) as u32;
+        let code = u32::try_from(bits >> (u64::BITS as usize - length)).ok()?;
         let row = &TABLES.rows[length];
         if code < row.end {
             let symbol = TABLES.sorted[row.offset + (code - row.first) as usize];
-            // Thirty at most.
-            let length = length as u32;
+            let length = u32::try_from(length).ok()?;
             return (length <= have).then_some((symbol, length));
         }
     }
@@ -117,6 +116,10 @@ struct Tables {
 
 static TABLES: Tables = tables();
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "symbols of at most 256 and lengths of at most 30; no conversion that checks is const"
+)]
 const fn tables() -> Tables {
     let mut tables = Tables {
         quick: [(0, 0); 1 << QUICK],
@@ -154,8 +157,11 @@ const fn tables() -> Tables {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use std::fmt::Write as _;
+
     use proptest::prelude::*;
+
+    use super::*;
 
     /// The code of each symbol, bit by bit, from the lengths alone.
     pub(in super::super) fn encode(text: &[u8]) -> Vec<u8> {
@@ -165,9 +171,9 @@ pub(super) mod tests {
             let length = usize::from(LENGTHS[usize::from(*byte)]);
             let row = &TABLES.rows[length];
             let code = row.first as usize + at - row.offset;
-            bits.push_str(&format!("{code:0length$b}"));
+            write!(bits, "{code:0length$b}").unwrap();
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         let byte = |at| u8::from_str_radix(&bits[at..at + 8], 2).unwrap();

@@ -63,9 +63,9 @@ async fn hyper_speaks_http_1() {
         Ok::<_, Infallible>(response)
     };
     let mut tasks = JoinSet::new();
-    let served = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(server), service_fn(answer));
-    tasks.spawn(async { served.await.unwrap() });
+    tasks.spawn(async { connection.await.unwrap() });
     let (mut send, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
     tasks.spawn(async { connection.await.unwrap() });
