@@ -70,7 +70,8 @@ fn refused(lab: &Lab) -> Result<String> {
     let shown = culvert(lab, NodeId::Node2, &asked)?;
     checks::note(&plain(&shown.stdout));
     ensure!(shown.status.code() == Some(DENIED), "it ended with {}", shown.status);
-    ensure!(shown.stdout.contains("istio.io/dataplane-mode"), "no word of the label to set");
+    // Where a file says who is in the mesh; in a cluster it is the label.
+    ensure!(shown.stdout.contains("enrolled: true"), "no word of what to set");
     let answer = culvert(lab, NodeId::Node2, &[&asked[..], &["-o", "json"]].concat())?;
     let answer: serde_json::Value =
         serde_json::from_str(&answer.stdout).context("the answer is no JSON")?;
