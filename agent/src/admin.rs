@@ -40,6 +40,7 @@ mod status;
 mod tests;
 
 pub use caller::Caller;
+pub use door::of_another_site;
 pub use error::AdminError;
 pub use server::Server;
 pub(crate) use socket::Socket;

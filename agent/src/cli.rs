@@ -14,6 +14,7 @@ mod certs;
 mod commands;
 mod connections;
 mod context;
+mod dashboard;
 mod dump;
 mod error;
 mod exit;

@@ -32,12 +32,7 @@ impl Door {
                 Err(Box::new(refuse(StatusCode::FORBIDDEN, text)))
             }
             Self::Tcp => {
-                let header = |name| request.headers().get(name).map(|value| value.to_str());
-                let own = header(HOST).is_none_or(|host| host.is_ok_and(is_loopback));
-                let other_site = header(ORIGIN).is_some_and(|origin| {
-                    !origin.ok().and_then(authority).is_some_and(|host| is_loopback(&host))
-                });
-                if own && !other_site {
+                if !of_another_site(request) {
                     return Ok(());
                 }
                 tracing::warn!(path, "admin server: asked on behalf of another site");
@@ -47,6 +42,16 @@ impl Door {
             }
         }
     }
+}
+
+/// Whether a page of another site sends this to the loopback, or a name that it made lead there.
+pub fn of_another_site(request: &Request<()>) -> bool {
+    let header = |name| request.headers().get(name).map(|value| value.to_str());
+    let own = header(HOST).is_none_or(|host| host.is_ok_and(is_loopback));
+    let foreign = header(ORIGIN).is_some_and(|origin| {
+        !origin.ok().and_then(authority).is_some_and(|host| is_loopback(&host))
+    });
+    !own || foreign
 }
 
 /// Host and port of an origin.

@@ -9,8 +9,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use super::context::Context;
 use super::exit::Exit;
 use super::{
-    certs, connections, control_runtime, dump, explain, logging, manual, mesh, preflight,
-    start_log, status, tls_check,
+    certs, connections, control_runtime, dashboard, dump, explain, logging, manual, mesh,
+    preflight, start_log, status, tls_check,
 };
 use crate::config::{Config, LogFormat, Observe};
 use crate::{assemble, cni, controller};
@@ -45,6 +45,8 @@ enum Command {
     Status(status::Command),
     /// Show the connections that are open, or watch them open and close.
     Connections(connections::Command),
+    /// Serve the live map of all agents, as one, to a browser of this machine.
+    Dashboard(dashboard::Command),
     /// Show what STRICT would cut in a namespace, by traffic really seen. Ends with 3 if anything.
     Preflight(preflight::Command),
     /// Show the workloads that agents know.
@@ -108,6 +110,7 @@ fn run(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Release { config } => done(assemble::release(&Config::load(&config)?)),
         Command::Status(command) => Ok(status::run(&command, context)?),
         Command::Connections(command) => Ok(connections::run(&command, context)?),
+        Command::Dashboard(command) => Ok(dashboard::run(&command, context)?),
         Command::Preflight(command) => Ok(preflight::run(&command, context)?),
         Command::Workloads(command) => Ok(mesh::workloads(&command, context)?),
         Command::Policies(command) => Ok(mesh::policies(&command, context)?),

@@ -1,6 +1,7 @@
 //! What a person who called a command is told.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::transport::{AgentError, TransportError};
@@ -44,6 +45,15 @@ pub enum CliError {
     /// Nobody can shake hands for somebody who is no workload.
     #[error("only a workload of the mesh can be probed from; name one as SRC")]
     NoProbe,
+    /// The page cannot be served there.
+    #[error("cannot listen on {address}; choose another --port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// Standard output is gone.
     #[error("cannot write to standard output")]
     Print(#[source] io::Error),

@@ -207,9 +207,12 @@ impl Agents {
     }
 
     /// Asks all at once, in the order of their nodes.
-    async fn each(&self, ask: &Ask) -> Vec<(&Place, Result<Zeroizing<String>, AgentError>)> {
-        stream::iter(self.places.iter())
-            .map(|place| async move { (place, ask.of(place).await) })
+    async fn each(&self, ask: &Ask) -> Vec<(Place, Result<Zeroizing<String>, AgentError>)> {
+        stream::iter(self.places.to_vec())
+            .map(|place| async move {
+                let answer = ask.of(&place).await;
+                (place, answer)
+            })
             .buffered(AT_ONCE)
             .collect()
             .await
