@@ -1,6 +1,7 @@
 //! `/connections` and `/map.json`: what flows and flowed, as data for people.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::answer::{now, rfc3339};
 use super::certificates::serial_and_end;
@@ -33,11 +34,15 @@ impl State {
     pub(super) fn map(&self) -> Map {
         let (snapshot, edges) = (self.snapshot(), self.parts.metrics.edges());
         let ends = edges.iter().flat_map(|edge| [&edge.source, &edge.destination]);
-        let mut keys: BTreeSet<WorkloadKey> = ends.filter_map(key).collect();
-        keys.extend(snapshot.local(self.node()).map(|workload| workload.key()));
+        let seen: HashSet<WorkloadKey> = ends.filter_map(owner).collect();
+        let is_there = |workload: &&Arc<Workload>| {
+            workload.node == self.node() || seen.contains(&workload.owner())
+        };
+        let mut there: Vec<_> = snapshot.workloads().iter().filter(is_there).collect();
+        there.sort_unstable_by_key(|workload| (&workload.namespace, &workload.name));
         let identities = self.parts.identities.identities();
         let by_id: HashMap<_, _> = identities.iter().map(|one| (&one.id, one)).collect();
-        let workloads = keys.iter().filter_map(|key| snapshot.by_key(key)).map(|workload| {
+        let workloads = there.into_iter().map(|workload| {
             let certificate = by_id.get(&workload.identity).filter(|_| {
                 // Of another node's it is another certificate that counts.
                 workload.node == self.node()
@@ -53,7 +58,8 @@ impl State {
     }
 }
 
-fn key(end: &observe::End) -> Option<WorkloadKey> {
+/// Who is meant by an end of an edge: [`Workload::owner`] of all its pods.
+fn owner(end: &observe::End) -> Option<WorkloadKey> {
     Some(WorkloadKey::new(end.namespace.as_deref()?, end.workload.as_deref()?))
 }
 
@@ -73,6 +79,7 @@ fn connection(flow: FlowView) -> Connection {
             address: flow.source_address.to_string(),
             namespace: source.namespace,
             workload: source.workload,
+            owner: source.owner,
             identity: source.identity.map(|id| id.to_string()),
         },
         destination: Destination {
@@ -81,6 +88,7 @@ fn connection(flow: FlowView) -> Connection {
             service: flow.service.map(|service| service.host),
             namespace: destination.namespace,
             workload: destination.workload,
+            owner: destination.owner,
             identity: destination.identity.map(|id| id.to_string()),
         },
         bytes_sent: flow.sent,
@@ -114,6 +122,7 @@ fn map_workload(
     MapWorkload {
         namespace: workload.namespace.clone(),
         name: workload.name.clone(),
+        workload: workload.owner().name().to_owned(),
         identity: workload.identity.to_string(),
         enrolled: workload.enrolled,
         node: workload.node.clone(),

@@ -40,7 +40,8 @@ const EVERY: usize = 1_000_000;
 pub(super) struct Command {
     #[command(flatten)]
     asked: Asked,
-    /// Only connections of this workload, NAMESPACE/NAME; at either end.
+    /// Only connections of this pod, or of all pods of this Deployment or the like,
+    /// NAMESPACE/NAME; at either end.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = workload)]
     workload: Option<Wanted>,
     /// Only connections of this namespace; at either end.
@@ -77,12 +78,14 @@ fn workload(text: &str) -> Result<Wanted, String> {
 impl Wanted {
     fn takes(&self, connection: &Connection) -> bool {
         let (from, to) = (&connection.source, &connection.destination);
-        [(&from.namespace, &from.workload), (&to.namespace, &to.workload)].into_iter().any(
-            |(namespace, workload)| {
-                namespace.as_ref() == Some(&self.namespace)
-                    && (self.name.is_none() || self.name == *workload)
-            },
-        )
+        let ends = [
+            (&from.namespace, &from.workload, &from.owner),
+            (&to.namespace, &to.workload, &to.owner),
+        ];
+        ends.into_iter().any(|(namespace, pod, owner)| {
+            namespace.as_ref() == Some(&self.namespace)
+                && (self.name.is_none() || [pod, owner].contains(&&self.name))
+        })
     }
 }
 
@@ -301,6 +304,7 @@ mod tests {
                 "id": id, "direction": "outbound", "path": "tunnel", "security": "mutual_tls",
                 "opened": "2026-11-24T09:59:00Z",
                 "source": {"address": "10.0.0.1:4000", "namespace": "shop", "workload": "web-1",
+                           "owner": "web",
                            "identity": "spiffe://td/ns/shop/sa/web"},
                 "destination": {"address": "10.0.0.2:80", "hboneAddress": "10.0.0.2:15008",
                     "service": "db.shop.svc.cluster.local", "namespace": "shop",
@@ -337,9 +341,13 @@ and 1 more; see them with a larger --limit
     #[test]
     fn workload_is_found_at_either_end() {
         let one = &connections("n", &[1]).connections[0];
-        for (text, takes) in
-            [("shop/web-1", true), ("shop/db-0", true), ("shop/other", false), ("db/db-0", false)]
-        {
+        for (text, takes) in [
+            ("shop/web-1", true),
+            ("shop/web", true),
+            ("shop/db-0", true),
+            ("shop/other", false),
+            ("db/db-0", false),
+        ] {
             assert_eq!(workload(text).unwrap().takes(one), takes, "{text}");
         }
         assert!(Wanted { namespace: "shop".to_owned(), name: None }.takes(one));

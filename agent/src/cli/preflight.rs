@@ -17,7 +17,7 @@ use super::exit::Exit;
 use super::show::Asked;
 use super::table::{Cell, Table, Tone};
 use super::when::relative;
-use crate::admin::model::{Edge, End, Map, MapWorkload, Security, Status};
+use crate::admin::model::{Edge, End, Map, Security, Status};
 
 /// Addresses of strangers that are named.
 const NAMED: usize = 3;
@@ -103,7 +103,9 @@ fn examine(namespace: &str, maps: &[&Map], since: Option<String>, complete: bool
     let mut workloads = BTreeMap::new();
     for map in maps {
         for workload in &map.workloads {
-            workloads.insert((workload.namespace.as_str(), workload.name.as_str()), workload);
+            // Edges name the workload: it is in the mesh if all its pods are.
+            let key = (workload.namespace.as_str(), workload.workload.as_str());
+            *workloads.entry(key).or_insert(true) &= workload.enrolled;
         }
     }
     let is_plain = |edge: &&Edge| {
@@ -121,22 +123,21 @@ fn examine(namespace: &str, maps: &[&Map], since: Option<String>, complete: bool
         (a.who, &a.destination, &a.source, a.port).cmp(&(b.who, &b.destination, &b.source, b.port))
     });
     let (kept, cut) = all.into_iter().partition(|peer| peer.who == Who::Node);
-    let outside: BTreeSet<_> = workloads
-        .values()
-        .filter(|workload| workload.namespace == namespace && !workload.enrolled)
-        .map(|workload| format!("{namespace}/{}", workload.name))
-        .collect();
+    let outside = workloads
+        .iter()
+        .filter(|((of, _), enrolled)| *of == namespace && !**enrolled)
+        .map(|((_, workload), _)| format!("{namespace}/{workload}"));
     Preflight {
         namespace: namespace.to_owned(),
         observed_since: since,
         complete,
         cut,
         kept,
-        not_enrolled: outside.into_iter().collect(),
+        not_enrolled: outside.collect(),
     }
 }
 
-fn peer(edge: &Edge, workloads: &BTreeMap<(&str, &str), &MapWorkload>) -> Peer {
+fn peer(edge: &Edge, workloads: &BTreeMap<(&str, &str), bool>) -> Peer {
     let name = |end: &End| match (&end.namespace, &end.workload) {
         (Some(namespace), Some(workload)) => Some(format!("{namespace}/{workload}")),
         _ => None,
@@ -147,7 +148,7 @@ fn peer(edge: &Edge, workloads: &BTreeMap<(&str, &str), &MapWorkload>) -> Peer {
         _ => None,
     };
     let who = match (&source, known) {
-        (Some(_), Some(workload)) if workload.enrolled => Who::Enrolled,
+        (Some(_), Some(true)) => Who::Enrolled,
         (Some(_), _) => Who::NotEnrolled,
         // The node's own connections are remembered without an address.
         (None, _) if edge.strangers.is_empty() => Who::Node,

@@ -218,9 +218,11 @@ impl Desk<'_> {
         Some(with_fix(step, Reason::NoIdentity.fix()))
     }
 
-    /// What was seen between the two.
+    /// What was seen between the two, of all pods of either's workload.
     fn history(&self, source: &Party, destination: &Party) -> Option<Step> {
-        let (from, to) = (key(source)?, key(destination)?);
+        // Edges are told by Deployment or the like, not by pod.
+        let owner = |party| Some(self.snapshot.owner_of(key(party)?));
+        let (from, to) = (owner(source)?, owner(destination)?);
         let is = |end: &crate::observe::End, key: &WorkloadKey| {
             end.namespace.as_deref() == Some(key.namespace())
                 && end.workload.as_deref() == Some(key.name())

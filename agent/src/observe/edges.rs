@@ -87,6 +87,7 @@ fn end(party: &Party, identity: Option<&culvert_spiffe::SpiffeId>) -> End {
     End {
         namespace: party.namespace().map(str::to_owned),
         workload: party.workload_name().map(str::to_owned),
+        owner: party.workload_name().map(str::to_owned),
         identity: identity.cloned(),
     }
 }

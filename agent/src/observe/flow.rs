@@ -255,6 +255,7 @@ fn end(party: &Party, identity: Option<&SpiffeId>) -> End {
     End {
         namespace: party.namespace().map(str::to_owned),
         workload: party.name().map(str::to_owned),
+        owner: party.workload_name().map(str::to_owned),
         identity: identity.cloned(),
     }
 }

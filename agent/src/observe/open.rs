@@ -21,6 +21,8 @@ pub struct End {
     pub namespace: Option<String>,
     /// The name of the pod, for a flow; of its workload, for an edge.
     pub workload: Option<String>,
+    /// The name of its workload, for both.
+    pub owner: Option<String>,
     /// Its identity, where mutual TLS proved it.
     pub identity: Option<SpiffeId>,
 }

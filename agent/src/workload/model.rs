@@ -72,6 +72,9 @@ impl Workload {
     }
 
     /// What metrics count it under: the workload that the pod is one of, such as a Deployment.
+    ///
+    /// The ends of an [`EdgeView`](crate::observe::EdgeView) are named so: whoever looks for the
+    /// pods of an edge compares with this, not with [`Self::key`].
     pub fn owner(&self) -> WorkloadKey {
         WorkloadKey::new(&self.namespace, workload_name(&self.name, &self.labels))
     }

@@ -140,6 +140,12 @@ impl Snapshot {
         self.by_key.get(key)
     }
 
+    /// What metrics count the workload `key` under, such as a Deployment; who is not known counts
+    /// under its own name.
+    pub fn owner_of(&self, key: WorkloadKey) -> WorkloadKey {
+        self.by_key.get(&key).map_or(key, |workload| workload.owner())
+    }
+
     /// The workloads of one node, enrolled or not, in the order of the source.
     pub fn local<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
         self.workloads.iter().filter(move |workload| workload.node == node)

@@ -52,8 +52,11 @@ pub struct Source {
     pub address: String,
     /// Its namespace, where it is known.
     pub namespace: Option<String>,
-    /// Its name, where it is known.
+    /// Its name, where it is known: the pod's.
     pub workload: Option<String>,
+    /// The name of the Deployment or the like that the pod is of, as edges and metrics have it.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// Its SPIFFE ID, where the handshake proved it.
     pub identity: Option<String>,
 }
@@ -70,8 +73,11 @@ pub struct Destination {
     pub service: Option<String>,
     /// Its namespace, where it is known.
     pub namespace: Option<String>,
-    /// Its name, where it is known.
+    /// Its name, where it is known: the pod's.
     pub workload: Option<String>,
+    /// The name of the Deployment or the like that the pod is of, as edges and metrics have it.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// Its SPIFFE ID, where the handshake proved it.
     pub identity: Option<String>,
 }

@@ -25,8 +25,10 @@ pub struct Map {
 pub struct MapWorkload {
     /// Its namespace.
     pub namespace: String,
-    /// Its name.
+    /// Its name: the pod's.
     pub name: String,
+    /// The name that edges have it under: that of its Deployment or the like, or its own.
+    pub workload: String,
     /// The SPIFFE ID of its service account.
     pub identity: String,
     /// Whether it is wanted in the mesh.
@@ -103,7 +105,8 @@ pub struct Edge {
 pub struct End {
     /// Its namespace.
     pub namespace: Option<String>,
-    /// Its name.
+    /// Its name: that of the Deployment or the like, whose pods are told together. See
+    /// [`MapWorkload::workload`].
     pub workload: Option<String>,
     /// Its SPIFFE ID, where a handshake proved it.
     pub identity: Option<String>,

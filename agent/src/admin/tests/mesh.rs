@@ -8,6 +8,7 @@ use super::*;
 use crate::admin::model::{
     Connections, Logging, Map, Policies, PolicyKind, Security, State, Status, Workloads,
 };
+use crate::explain::{Desk, Question};
 use crate::observe::{self, FlowLabels, Party, Reason, Reporter};
 use crate::workload::{self, WorkloadKey};
 
@@ -51,10 +52,15 @@ spec: {action: DENY}
 
 /// The mesh of these files.
 pub(super) fn lab() -> Arc<Snapshot> {
+    lab_with("")
+}
+
+/// The same with more workloads.
+fn lab_with(more: &str) -> Arc<Snapshot> {
     let directory = tempfile::tempdir().unwrap();
     let (workloads, policies) =
         (directory.path().join("workloads.yaml"), directory.path().join("policies.yaml"));
-    std::fs::write(&workloads, WORKLOADS).unwrap();
+    std::fs::write(&workloads, format!("{WORKLOADS}{more}")).unwrap();
     std::fs::write(&policies, POLICIES).unwrap();
     let text = format!(
         "node: node1\ntrustDomain: td\nworkloads: {}\npolicies: {}\n",
@@ -187,6 +193,63 @@ async fn connections_and_edges_are_those_of_the_metrics() {
         "AuthorizationPolicy istio-system/none",
     ];
     assert_eq!(a1.policies, policies);
+}
+
+/// Two pods of one Deployment, on the other node.
+const DEPLOYMENT: &str = "\
+- {name: web-6d4b75cb6d-aaaaa, namespace: shop, node: node2, addresses: [10.0.1.2], \
+   serviceAccount: web, labels: {pod-template-hash: 6d4b75cb6d}, enrolled: false}
+- {name: web-6d4b75cb6d-bbbbb, namespace: shop, node: node2, addresses: [10.0.1.3], \
+   serviceAccount: web, labels: {pod-template-hash: 6d4b75cb6d}, enrolled: false}
+";
+
+#[tokio::test]
+async fn pods_of_a_deployment_are_workloads_of_the_map_under_its_name() {
+    let setup = Setup::new().await;
+    setup.mesh.send_replace(lab_with(DEPLOYMENT));
+    let pod = WorkloadKey::new("shop", "web-6d4b75cb6d-aaaaa");
+    let web = Party::from(setup.mesh.borrow().by_key(&pod).map(|workload| &**workload));
+    let flow = setup.metrics.open(FlowLabels { source: web, ..setup.labels() });
+    let open: Connections = get(&setup, "/connections").await;
+    let source = &open.connections[0].source;
+    assert_eq!(
+        (source.workload.as_deref(), source.owner.as_deref()),
+        (Some(pod.name()), Some("web"))
+    );
+    let map: Map = get(&setup, "/map.json").await;
+    let [edge] = &map.edges[..] else { panic!("one edge: {map:?}") };
+    assert_eq!(edge.source.workload.as_deref(), Some("web"));
+    let names: Vec<_> =
+        map.workloads.iter().map(|one| (one.name.as_str(), one.workload.as_str())).collect();
+    // Not b1, which talked to nobody here.
+    let expected = [
+        ("a1", "a1"),
+        ("a2", "a2"),
+        ("web-6d4b75cb6d-aaaaa", "web"),
+        ("web-6d4b75cb6d-bbbbb", "web"),
+    ];
+    assert_eq!(names, expected);
+    // What was seen of one pod is told of its sister as well.
+    let mesh = setup.mesh.borrow().clone();
+    let desk = Desk {
+        node: "node1",
+        cluster: false,
+        snapshot: &mesh,
+        steered: &Steered::default(),
+        identities: &[],
+        edges: &setup.metrics.edges(),
+    };
+    let question = Question {
+        source: "shop/web-6d4b75cb6d-bbbbb".to_owned(),
+        destination: "10.0.0.1:80".to_owned(),
+        namespace: None,
+        plaintext: false,
+    };
+    let told = desk.explain(&question).unwrap().explanation;
+    let history = told.steps.iter().find(|step| step.name == "history");
+    let history = history.unwrap_or_else(|| panic!("no history: {told:?}"));
+    assert!(history.text.contains("1 connections opened"), "{}", history.text);
+    flow.close(Reason::Ok, None);
 }
 
 #[tokio::test]

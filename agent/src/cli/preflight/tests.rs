@@ -7,7 +7,7 @@ use super::*;
 const NOW: OffsetDateTime = time::macros::datetime!(2026-11-24 10:00 UTC);
 
 fn workload(name: &str, enrolled: bool) -> Value {
-    json!({"namespace": "shop", "name": name, "identity": "spiffe://td/ns/shop/sa/x",
+    json!({"namespace": "shop", "name": name, "workload": name, "identity": "spiffe://td/ns/shop/sa/x",
         "enrolled": enrolled, "node": "node1", "addresses": ["10.0.0.1"], "mtls": "PERMISSIVE",
         "policies": [], "certificate": null})
 }
@@ -69,6 +69,23 @@ not enrolled, so STRICT does nothing for them: shop/old
 by what was seen since 2026-11-24T07:00:00Z (3 h ago)
 "
     );
+}
+
+#[test]
+fn a_deployment_is_enrolled_if_all_its_pods_are() {
+    for (second, who) in [(true, Who::Enrolled), (false, Who::NotEnrolled)] {
+        let mut pods = [workload("web-1a-aaaaa", true), workload("web-1a-bbbbb", second)];
+        pods.iter_mut().for_each(|pod| pod["workload"] = "web".into());
+        let map: Map = serde_json::from_value(json!({
+            "node": "node1", "now": "2026-11-24T10:00:00Z", "workloads": pods,
+            "edges": [edge(pod("web"), "shop", "plaintext", &json!({}))],
+        }))
+        .unwrap();
+        let found = examine("shop", &[&map], None, true);
+        assert_eq!(found.cut[0].who, who);
+        let outside: &[&str] = if second { &[] } else { &["shop/web"] };
+        assert_eq!(found.not_enrolled, outside);
+    }
 }
 
 #[test]

@@ -81,6 +81,7 @@ export class Details {
       node.closed ? null : part("Workload", facts([
         single ? ["node", first.node] : null,
         single && first.addresses?.length ? ["addresses", first.addresses.join(", ")] : null,
+        single && first.pods?.length > 1 ? ["pods", first.pods.slice(0, 100).join(", ")] : null,
         ["inbound mode", modeOf(first)],
       ])),
       node.closed ? null : part("Identity", this.#identity(first.enrolled ? first.identity : null, "own"), ends(first.certificate, now)),

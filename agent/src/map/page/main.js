@@ -73,7 +73,7 @@ function lookup() {
 }
 
 function matches(node) {
-  const text = `${node.namespace}/${node.name} ${node.identity ?? ""} ${(node.addresses ?? []).join(" ")}`;
+  const text = `${node.namespace}/${node.name} ${node.identity ?? ""} ${[...(node.addresses ?? []), ...(node.pods ?? [])].join(" ")}`;
   return text.toLowerCase().includes(state.search);
 }
 

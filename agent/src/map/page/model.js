@@ -27,8 +27,20 @@ export class Model {
   }
 
   #workload(workload) {
-    const id = `${workload.namespace}/${workload.name}`;
-    this.nodes.set(id, { id, ...workload, known: true });
+    // Edges tell of a Deployment or the like, so all its pods are one node.
+    const name = workload.workload ?? workload.name;
+    const id = `${workload.namespace}/${name}`;
+    const known = this.nodes.get(id);
+    if (!known) {
+      this.nodes.set(id, { id, ...workload, name, pods: [workload.name], known: true });
+      return;
+    }
+    known.pods.push(workload.name);
+    known.addresses = [...known.addresses, ...(workload.addresses ?? [])];
+    known.enrolled &&= workload.enrolled;
+    known.certificate ??= workload.certificate;
+    // One node is named only where there is one.
+    if (known.node !== workload.node) known.node = null;
   }
 
   /** The node of one end; ends that are no workload of the mesh get one of their own. */
