@@ -67,6 +67,7 @@ fn authority_that_is_away_is_told_of_at_the_pod_that_needs_it() {
         let mut lab = Lab::builder().standard().strict().start()?;
         lab.stop_ca()?;
         lab.add_pod(PodSpec::new("a9", NodeId::Node1))?;
+        lab.wait_enrolled()?;
         let b1 = lab.pod("b1").at(80);
         let _server = serve(lab.pod("b1"), "[::]:80")?;
         fails(lab.pod("a9"), b1, &[])?;
@@ -95,12 +96,17 @@ fn kernel_tables_event_loops_and_pools_are_counted() {
             let most = sum("culvert_capture_table_max_entries", &[("table", table)])?;
             ensure!(most > 0, "{table} is not counted");
         }
-        let beats = sum("culvert_observe_loop_lag_seconds_count", &[("loop", "worker-0")])?;
-        ensure!(beats > 0, "event loops do not beat");
-        let handshakes = sum("culvert_identity_handshake_seconds_count", &[("role", "client")])?;
-        ensure!(handshakes > 0, "handshakes are not timed");
-        let flows = sum("culvert_tunnel_pool_flows_total", &[])?;
-        ensure!(flows == 2, "{flows} flows got a place");
+        until("event loops to beat", SOON, || {
+            let beats = sum("culvert_observe_loop_lag_seconds_count", &[("loop", "worker-0")]);
+            (beats.ok()? > 0).then_some(())
+        })?;
+        until("handshakes to be timed", SOON, || {
+            let handshakes = sum("culvert_identity_handshake_seconds_count", &[("role", "client")]);
+            (handshakes.ok()? > 0).then_some(())
+        })?;
+        until("both flows to have got a place", SOON, || {
+            (sum("culvert_tunnel_pool_flows_total", &[]).ok()? == 2).then_some(())
+        })?;
         Ok(())
     });
 }
