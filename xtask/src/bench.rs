@@ -14,6 +14,7 @@ mod ca;
 mod case;
 mod figures;
 mod lab;
+mod observe;
 mod peers;
 mod report;
 mod spinner;
@@ -76,6 +77,8 @@ pub(crate) struct Arguments {
 enum Other {
     /// Measure the authority: requests a second, handshakes, and a new pod's certificate.
     Ca(ca::Arguments),
+    /// Measure a scrape of many series, and what flows feel of it.
+    Observe(observe::Arguments),
 }
 
 impl Arguments {
@@ -97,8 +100,10 @@ impl Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if let Some(Other::Ca(arguments)) = &arguments.other {
-        return ca::run(arguments);
+    match &arguments.other {
+        Some(Other::Ca(arguments)) => return ca::run(arguments),
+        Some(Other::Observe(arguments)) => return observe::run(arguments),
+        None => {}
     }
     let cases = arguments.cases()?;
     setup::ensure(&[Purpose::Agent, Purpose::Kernel, Purpose::Run])?;

@@ -67,6 +67,17 @@ pub(crate) fn shipped_with_ca_load() -> Result<(PathBuf, PathBuf)> {
     Ok((release.join("culvert"), release.join("culvert-ca-load")))
 }
 
+/// Builds, as the agent is shipped, what fills its table of series and scrapes it.
+pub(crate) fn scrape_load() -> Result<PathBuf> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(paths::root())
+        .args(["build", "--release", "--package", "culvert-bench", "--bin", "culvert-scrape-load"])
+        .env("CARGO_TARGET_DIR", paths::target());
+    run::plain("building the load", &mut cargo)?;
+    Ok(paths::target().join("release/culvert-scrape-load"))
+}
+
 /// Builds the load of the benchmark. It does next to nothing in user space, so the usual profile
 /// is as fast.
 pub(crate) fn load() -> Result<PathBuf> {

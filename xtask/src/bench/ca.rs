@@ -156,7 +156,7 @@ fn waited(line: &str) -> Option<f64> {
     Some(number.parse::<f64>().ok()? / 1e3)
 }
 
-fn number(line: &Value, key: &str) -> Option<f64> {
+pub(super) fn number(line: &Value, key: &str) -> Option<f64> {
     line[key].as_f64()
 }
 
@@ -164,7 +164,7 @@ fn watched(line: &Value) -> Option<f64> {
     line["watched_cpu_s"][0].as_f64()
 }
 
-fn told(command: &mut Command) -> Result<Value> {
+pub(super) fn told(command: &mut Command) -> Result<Value> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "`{}` ended with {}", run::shown(command), output.status);
     serde_json::from_slice(&output.stdout).context("the load told no JSON")
