@@ -88,7 +88,7 @@ mod tests {
         let workload = |(name, on, certificate): &(&str, &str, bool)| {
             let held = json!({"state": "held", "notAfter": null, "serial": "01"});
             json!({
-                "namespace": "shop", "name": name, "identity": "spiffe://td/ns/shop/sa/web",
+                "namespace": "shop", "name": name, "workload": name, "identity": "spiffe://td/ns/shop/sa/web",
                 "enrolled": true, "node": on, "addresses": [], "mtls": "STRICT", "policies": [],
                 "certificate": if *certificate { held } else { json!(null) },
             })
