@@ -44,6 +44,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         keep_worst(started(across(arguments, "interop"))?);
         run::say("counting what a thousand identities take");
         keep_worst(started(across(arguments, "identities"))?);
+        run::say("explaining connections from files alone, as a CI does");
+        keep_worst(started(across(arguments, "explain"))?);
         keep_worst(scenarios(arguments)?);
     }
     // A name that is looked for is one of a test.
